@@ -1,0 +1,80 @@
+"""load_model(): the current head, for the app that predicts with it.
+
+Reads `current/` of the state folder and nothing else, so that an app in the group
+`fedclient` needs no key and no database.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient import config, runtime
+from fedclient.device.slots import Slots
+from fedclient.errors import DataError
+from fedclient.values import HeadVersion
+
+
+class CurrentModel:
+    """The model with the head that the agent adopted last; made by `load_model`."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._loaded: tuple[str, runtime.TrainableModel] | None = None
+        self._load()
+
+    def _load(self) -> None:
+        slot, model, head = self._slots.read()
+        loaded = self._loaded
+        if loaded is None or loaded[0] != slot.model_sha256:
+            loaded = (slot.model_sha256, runtime.load(model))
+        loaded[1].set_weights(np.frombuffer(head, "<f4").astype(np.float32))
+        self._loaded = loaded  # only now: what cannot be used changes nothing
+        self.version: HeadVersion = slot.version
+        self.labels: tuple[str, ...] = slot.labels
+
+    @property
+    def _model(self) -> runtime.TrainableModel:
+        assert self._loaded is not None  # noqa: S101 - set by __init__
+        return self._loaded[1]
+
+    def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Return logits float32 [B, C] for raw samples `x` [B, ...], or [C] for a single sample.
+
+        Raises DataError for samples of another shape than the model's, or values that it does not take.
+        """
+        model, samples = self._model, np.asarray(x)
+        single = samples.shape == model.sample_shape
+        batch = samples[None] if single else samples
+        if batch.shape[1:] != model.sample_shape:
+            raise DataError(
+                f"a sample has shape {list(samples.shape)}, the model takes {list(model.sample_shape)}"
+            )
+        rows = model.as_samples(batch)
+        features = model.extract(rows) if model.has_features else rows.astype(np.float32)
+        logits = model.infer(features.reshape(len(batch), *model.x_shape))
+        return logits[0] if single else logits
+
+    def refresh(self) -> bool:
+        """Take up a newer head if there is one; True when the head changed.
+
+        Raises as `load_model` does; the head in use stays then.
+        """
+        slot, before = self._slots.active(), self.version
+        if slot is not None and slot.version != before:
+            self._load()
+        return self.version != before
+
+
+def load_model(state: Path | str | None = None) -> CurrentModel:
+    """Load the current head of the device at `state` (default: where the command line looks too).
+
+    Raises NoModelYet before the first head, ModelError or StorageError when it cannot be used,
+    ConfigError when it is the config file that says where, and cannot be read.
+    """
+    folder = config.load(None, os.environ).state if state is None else Path(state)
+    return CurrentModel(Slots(folder / "current"))

@@ -1,0 +1,323 @@
+"""`fedclient gateway`: the other end, for the person who runs a federation.
+
+Every verb but `run` does one thing to the gateway's database and ends; a gateway that is running on
+it notices within a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fedclient import limits
+from fedclient.cli.main import become_owner, given
+from fedclient.errors import ConfigError, ModelError, UsageError, WireError
+from fedclient.values import Codec, CodecMode, Plan
+
+if TYPE_CHECKING:
+    import argparse
+
+    from fedclient.gateway.desk import Desk
+    from fedclient.gateway.roster import Device
+
+log = logging.getLogger(__name__)
+
+DEFAULT_STATE: Final = Path("/var/lib/fedclient-gateway")
+_MAX_INVITATIONS: Final = 10_000
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs to the command line."""
+    parser = subparsers.add_parser("gateway", help="the other end: invite devices, publish heads")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    init_ = verbs.add_parser("init", help="make a federation: keys and database; never overwrites")
+    init_.add_argument("--federation", required=True, metavar="NAME", help="1 to 12 of a-z, 0-9, - and _")
+    init_.add_argument("--broker", required=True, metavar="HOST:PORT", help="as devices reach it")
+    init_.add_argument("--tls", action="store_true", help="the broker speaks TLS on that port")
+    init_.set_defaults(run=init)
+    verbs.add_parser("run", help="collect updates and publish heads").set_defaults(run=run)
+    invite_ = verbs.add_parser("invite", help="print invitations, one per line, each for one device")
+    invite_.add_argument("--expires-h", type=float, default=24.0, metavar="H", help="good for H hours (24)")
+    invite_.add_argument("--count", type=int, default=1, metavar="N", help="how many (1)")
+    invite_.set_defaults(run=invite)
+    _add_devices(verbs)
+    publish_ = verbs.add_parser("publish", help="begin a generation with a model")
+    publish_.add_argument(
+        "model", type=Path, metavar="MODEL.tflite", help="fedclient model check says ok to it"
+    )
+    publish_.add_argument("--labels", default="", metavar="A,B,C", help="names of the classes, in order")
+    publish_.add_argument(
+        "--plan", type=Path, metavar="PLAN.toml", help="how devices train: docs/operations.md"
+    )
+    publish_.set_defaults(run=publish)
+    rollback_ = verbs.add_parser("rollback", help="make an older version's content current again")
+    rollback_.add_argument("version", type=int, metavar="VERSION", help="its second number: 7 for head 2.7")
+    rollback_.set_defaults(run=rollback)
+    verbs.add_parser("recover", help="carry on after the database was restored from a backup").set_defaults(
+        run=recover
+    )
+    rounds_ = verbs.add_parser("rounds", help="every head made out of updates")
+    rounds_.add_argument("--json", action="store_true", help="print one JSON object")
+    rounds_.set_defaults(run=rounds)
+
+
+def _add_devices(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    devices_ = verbs.add_parser("devices", help="who is enrolled; revoke or reinstate one")
+    devices_.add_argument("--json", action="store_true", help="print one JSON object")
+    devices_.set_defaults(run=devices)
+    actions = devices_.add_subparsers(dest="action", metavar="ACTION")
+    for name, function, text in (
+        ("revoke", revoke, "count nothing of this device any more"),
+        ("reinstate", reinstate, "end a suspension after conflicts"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("id", metavar="ID", help="as `fedclient gateway devices` lists it")
+        action.set_defaults(run=function)
+
+
+def init(args: argparse.Namespace) -> int:
+    """Make keys and database."""
+    from fedclient.cli import broker  # noqa: PLC0415 - only what a verb needs
+    from fedclient.device.folder import DeviceFolder  # noqa: PLC0415 - ditto
+    from fedclient.gateway.server import found  # noqa: PLC0415 - ditto
+    from fedclient.storage import disk_errors  # noqa: PLC0415 - ditto
+
+    address = broker.parse(args.broker, tls=args.tls)
+    folder = _folder(args)
+    become_owner(folder)
+    with disk_errors(folder):
+        device = DeviceFolder(folder).key.exists()
+    if device:
+        raise UsageError(f"{folder} is a device's state folder: give the gateway its own with --state DIR")
+    found(folder, args.federation, address)
+    words = f"fedclient{given(args)} gateway"
+    print(f"state    {folder}\nnext     {words} publish MODEL.tflite\n         {words} run")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT."""
+    from fedclient import daemon  # noqa: PLC0415 - ditto
+    from fedclient.cli.broker import opener  # noqa: PLC0415 - ditto
+    from fedclient.gateway.server import Gateway  # noqa: PLC0415 - ditto
+    from fedclient.gateway.store import sole_owner  # noqa: PLC0415 - ditto
+
+    with _desk(args) as desk, sole_owner(_folder(args)):
+        if not desk.store.current().version:
+            log.warning("no head is published yet: `fedclient gateway publish MODEL.tflite`")
+        broker, (_, invited) = args.settings.broker, desk.store.federation()
+        connect = opener(args.settings, limits.MAX_PACKET_BYTES)
+        service = Gateway(
+            transport=connect(broker.resolve(invited), f"gw-{desk.signing.device_id}"),
+            desk=desk,
+            jitter=random.Random(),  # noqa: S311 - spreads connection attempts, no secret
+            retry_s=(broker.retry_min_s, broker.retry_max_s),
+        )
+        return daemon.run(service)
+
+
+def invite(args: argparse.Namespace) -> int:
+    """Print invitations and nothing else."""
+    from fedclient.gateway import enrolment  # noqa: PLC0415 - ditto
+    from fedclient.wire.invitation import encode_invitation  # noqa: PLC0415 - ditto
+
+    if not 0 < args.count <= _MAX_INVITATIONS or not 0 < args.expires_h <= 24 * 3650:
+        raise UsageError(f"--count is 1 to {_MAX_INVITATIONS}, --expires-h above 0 and at most ten years")
+    with _desk(args) as desk:
+        expires_unix_s = int(time.time() + 3600 * args.expires_h)
+        for _ in range(args.count):
+            print(encode_invitation(enrolment.invite(desk, os.urandom(16), expires_unix_s)))
+    return 0
+
+
+def devices(args: argparse.Namespace) -> int:
+    """List the roster, and what an operator was alarmed of."""
+    with _desk(args) as desk:
+        statuses, alarms = desk.store.roster.statuses(), desk.store.alarms()
+        roster = desk.store.roster.devices()
+    rows = [_row(device, statuses.get(device.id)) for device in roster]
+    if args.json:
+        names = ("unix_s", "device", "sentence")
+        print(
+            json.dumps(
+                {"devices": rows, "alarms": [dict(zip(names, alarm, strict=True)) for alarm in alarms]}
+            )
+        )
+        return 0
+    for row in rows:
+        status = row["status"] or {}
+        print(f"{row['id']}  {row['standing']:<9}  updates {row['last_counter']}  {status.get('phase', '-')}")
+    if not rows:
+        print("no device is enrolled yet: `fedclient gateway invite` lets one in", file=sys.stderr)
+    for _, device, sentence in alarms[-10:]:
+        print(f"alarm: {device or 'gateway'}: {sentence}", file=sys.stderr)
+    return 0
+
+
+def _row(device: Device, status: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "id": device.id,
+        "standing": device.standing.value,
+        "conflicts": device.conflicts,
+        "last_counter": device.last_counter,
+        "enrolled_unix_s": device.enrolled_unix_s,
+        "status": status,
+    }
+
+
+def revoke(args: argparse.Namespace) -> int:
+    """End a device's membership."""
+    from fedclient.gateway.roster import Standing  # noqa: PLC0415 - ditto
+
+    return _set_standing(args, (Standing.ACTIVE, Standing.SUSPENDED, Standing.REVOKED), Standing.REVOKED)
+
+
+def reinstate(args: argparse.Namespace) -> int:
+    """End a suspension."""
+    from fedclient.gateway.roster import Standing  # noqa: PLC0415 - ditto
+
+    return _set_standing(args, (Standing.SUSPENDED, Standing.ACTIVE), Standing.ACTIVE)
+
+
+def _set_standing(args: argparse.Namespace, before: tuple[Any, ...], after: Any) -> int:
+    with _desk(args) as desk, desk.store.transaction():
+        device = desk.store.roster.device(args.id)
+        if device is None:
+            raise UsageError(f"there is no device {args.id}: `fedclient gateway devices` lists them")
+        if device.standing not in before:
+            raise UsageError(f"device {args.id} is {device.standing.value}: it needs a new key to join again")
+        desk.store.roster.set_standing(args.id, after)
+    print(f"{args.id}  {after.value}")
+    return 0
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Check a model, and make it current with the weights it comes with."""
+    from fedclient import runtime  # noqa: PLC0415 - ditto
+    from fedclient.gateway import releases  # noqa: PLC0415 - ditto
+    from fedclient.model.check import check  # noqa: PLC0415 - ditto
+
+    plan = read_plan(args.plan) if args.plan else Plan()
+    data = _read(args.model, limits.MAX_MODEL_BYTES)
+    report = check(data)  # in a child process: a damaged file may crash the runtime
+    if not report.ok:
+        raise ModelError(f"{args.model}: {report.reason}")
+    model = runtime.load(data)
+    labels = tuple(label.strip() for label in args.labels.split(",")) if args.labels else ()
+    if labels and len(labels) != model.classes:
+        raise UsageError(f"--labels has {len(labels)} names, the model has {model.classes} classes")
+    content = releases.Content(
+        model=data, head=model.get_weights(), tensors=model.tensors, labels=labels, plan=plan
+    )
+    return _release(args, lambda desk: releases.publish(desk, content))
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Publish older content as a new generation."""
+    from fedclient.gateway import releases  # noqa: PLC0415 - ditto
+
+    return _release(args, lambda desk: releases.rollback(desk, args.version))
+
+
+def recover(args: argparse.Namespace) -> int:
+    """Jump beyond every head that was seen anywhere."""
+    from fedclient.gateway import releases  # noqa: PLC0415 - ditto
+
+    return _release(args, releases.recover)
+
+
+def _release(args: argparse.Namespace, make: Any) -> int:
+    with _desk(args) as desk:
+        version = make(desk)
+        (release,) = desk.store.releases(1)
+    print(f"head     {version}\nmodel    {release.model_hash.hex()}  (what [privacy] allowed_models names)")
+    return 0
+
+
+def rounds(args: argparse.Namespace) -> int:
+    """List every head made out of updates."""
+    with _desk(args) as desk:
+        current, made = desk.store.current(), desk.store.rounds()
+    rows = [
+        {"version": version.version, "generation": version.generation, **asdict(round_)}
+        for version, round_ in made
+    ]
+    if args.json:
+        now = {"version": current.version, "generation": current.generation}
+        print(json.dumps({"current": now, "rounds": rows}))
+        return 0
+    print(f"current  {current if current.version else 'none yet: fedclient gateway publish MODEL.tflite'}")
+    for row in rows:
+        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+        print(
+            f"{row['generation']}.{row['version']}  updates {row['counted']}  accuracy {accuracy}"
+            f"  up {row['bytes_up']} B  down {row['bytes_down']} B  {row['seconds']:.1f} s"
+        )
+    return 0
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan: the keys are the fields of values.Plan; raises ConfigError, naming what is wrong."""
+    from fedclient.config import read_toml  # noqa: PLC0415 - ditto
+    from fedclient.wire import messages  # noqa: PLC0415 - ditto
+
+    found = read_toml(path)
+    _known(path, found, {item.name for item in fields(Plan)})
+    codec = found.pop("codec", {})
+    if not isinstance(codec, dict):
+        raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode and density")
+    _known(path, codec, {"mode", "density"})
+    modes = {mode.name.lower(): mode for mode in CodecMode}
+    mode = codec.get("mode", Codec().mode.name.lower())
+    if mode not in modes:
+        raise ConfigError(f"{path}: codec mode is {mode!r}, expected one of {', '.join(modes)}")
+    plan = Plan(**found, codec=Codec(mode=modes[mode], density=codec.get("density", Codec().density)))
+    try:
+        return messages.decode_plan(messages.encode_plan(plan))  # as strict as a device will be
+    except WireError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _known(path: Path, found: dict[str, Any], names: set[str]) -> None:
+    for key in found:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            raise ConfigError(f"{path}: unknown key {key}{f', did you mean {near[0]}?' if near else ''}")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return args.state or Path(named or DEFAULT_STATE)
+
+
+@contextmanager
+def _desk(args: argparse.Namespace) -> Iterator[Desk]:
+    from fedclient.gateway.server import open_desk  # noqa: PLC0415 - ditto
+
+    become_owner(_folder(args))
+    desk = open_desk(_folder(args), args.settings.gateway)
+    try:
+        yield desk
+    finally:
+        desk.store.close()
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > max_bytes:
+        raise UsageError(f"{path} has more than {max_bytes} bytes")
+    return data

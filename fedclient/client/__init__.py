@@ -1,0 +1,4 @@
+"""The agent: the long-lived process that carries out what `session.py` decides.
+
+It never imports NumPy or a TFLite runtime; whatever needs them happens in the trainer.
+"""

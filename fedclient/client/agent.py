@@ -1,0 +1,400 @@
+"""The agent: events of broker, trainer and time go into `session.step`; its actions are carried out here.
+
+One thread, no clock of its own: its owner's loop (`daemon.py`, or a test) calls `service`
+when a descriptor of `interests` is ready or `deadline_s` has come.  A new state is committed,
+together with what its actions change in the database, before anything leaves the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import selectors
+from collections.abc import Callable, Collection
+
+from fedclient import session
+from fedclient.client.heads import Heads
+from fedclient.client.ledger import Evidence, Ledger
+from fedclient.client.link import Chunk, Incoming, Link, LinkDown, LinkUp
+from fedclient.client.reports import Reports
+from fedclient.client.timers import Backoff, Timer, Timers
+from fedclient.client.work import Work
+from fedclient.config import Config
+from fedclient.crypto.keys import SigningKey
+from fedclient.device import enrolment
+from fedclient.device.database import open_database
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.journal import Journal
+from fedclient.errors import (
+    ConfigError,
+    FedClientError,
+    StorageBusy,
+    StorageDamaged,
+    StorageError,
+    StorageFull,
+)
+from fedclient.session import Enrolment, State
+from fedclient.transport.base import Transport
+from fedclient.uplink import envelope_hash
+from fedclient.values import (
+    Broker,
+    HeadVersion,
+    Manifest,
+    MessageType,
+    Reason,
+    Receipt,
+    ReceiptStatus,
+)
+
+log = logging.getLogger(__name__)
+
+INVITATION_POLL_S = 15.0  # four wake-ups a minute until a device is enrolled
+STATUS_INTERVAL_S = 900.0
+STUMBLE_S = (2.0, 60.0)  # pauses after a full or failing disk, the first and the longest
+OFFER_AGAIN_S = 1.0  # after a sign that the gateway is back
+
+OpenTransport = Callable[[Broker, str], Transport]
+
+
+class Agent:
+    """One device.  `open_transport(broker, client id)` gives the way to the broker."""
+
+    def __init__(
+        self, folder: DeviceFolder, config: Config, open_transport: OpenTransport, *, seed: int | None = None
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._open_transport = open_transport
+        self._random = random.Random(seed)  # noqa: S311 - spreads retries, keeps no secret
+        self._lock = folder.lock()
+        self._key = SigningKey.load(folder.key)
+        self._database = open_database(folder)
+        self._timers = Timers()
+        self._work = Work(folder, config, self._database)
+        self._reports = Reports(Journal(self._database))
+        self._ledger = Ledger(self._database, self._work, self._reports)
+        self._heads = Heads(folder, config, self._ledger.journal)
+        self._link: Link | None = None
+        self._enrolment: enrolment.StoredEnrolment | None = None
+        broker = config.broker
+        self._reconnecting = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
+        self._offering = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
+        self._stumbling = Backoff(*STUMBLE_S, self._random)
+        self._now_s = 0.0
+        self._up_s: float | None = None  # since when there is a connection
+        self.state = State()
+        self.down_reason: str | None = None  # why there is no connection
+        self.disk_reason: str | None = None  # why nothing can be stored
+        self.settled = 0  # updates settled since the start of this process
+        self.saw_manifest = False  # a manifest came on this connection
+
+    # --- the loop's side ---------------------------------------------------------------------------
+    def start(self, now_s: float) -> None:
+        """Take up where the last agent on this folder ended."""
+        self._now_s = now_s
+        self._take_up()
+        self._reports.begin()
+
+    def _take_up(self) -> None:
+        """Begin from what is stored: at the start, and after a disk that failed."""
+        self._work.end_orphan()
+        self.state, restarted = self._ledger.take_up()
+        self._feed(restarted)
+        self._look_for_invitation()
+        self._plan()
+
+    def interests(self) -> dict[int, int]:
+        """Descriptors to wait for."""
+        found = dict(self._link.transport.interests()) if self._link else {}
+        if self._work.child is not None:
+            found[self._work.child.gone_descriptor] = selectors.EVENT_READ
+        return found
+
+    def deadline_s(self) -> float | None:
+        """When to call `service` at the latest, in boot-time seconds; None: only for a descriptor."""
+        due = [self._timers.earliest_s()]
+        if self._link is not None:
+            due.append(self._link.transport.deadline_s())
+        if self._work.child is not None:
+            due.append(self._work.child.kill_at_s)
+        return min((at for at in due if at is not None), default=None)
+
+    def service(self, ready: Collection[int], now_s: float) -> None:
+        """Do everything that is due; a disk that fails is waited for, and nothing is lost by it."""
+        self._now_s = now_s
+        try:
+            self._service(ready)
+        except (StorageError, StorageBusy, StorageFull) as error:
+            self._stumble(error)
+
+    def _service(self, ready: Collection[int]) -> None:
+        child = self._work.child
+        if child is not None and child.gone_descriptor in ready:
+            for event in self._work.ended(self._ledger.outbox.unsettled()):
+                self._feed(event)
+        elif child is not None and self._now_s >= child.kill_at_s:
+            child.kill()
+        if self._link is not None:
+            for incoming in self._link.service(ready, self._now_s):
+                self._incoming(incoming)
+        for timer in self._timers.take_due(self._now_s):
+            self._due(timer)
+        self._plan()
+
+    def _stumble(self, error: FedClientError) -> None:
+        """Let go of everything but the database, and take up what it says a little later."""
+        pause_s, self.disk_reason = self._stumbling.next_s(), str(error)
+        log.error("nothing is lost, trying again in %.0f s: %s", pause_s, error)
+        self._work.stop_and_wait()
+        self._close_link()
+        self._timers = Timers()
+        self._timers.set(Timer.TAKE_UP, self._now_s + pause_s)
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.transport.close()
+        self._link = self._enrolment = None
+
+    def stop(self) -> None:
+        """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
+        self._work.stop_and_wait()
+        self._close_link()
+        self._database.close()
+        os.close(self._lock)
+
+    # --- what the command line asks -----------------------------------------------------------------
+    @property
+    def device_id(self) -> str:
+        return self._key.device_id
+
+    @property
+    def closed_gates(self) -> tuple[str, ...]:
+        """Gates that kept this device from training when it was last asked."""
+        return self._work.closed_gates
+
+    @property
+    def why_not(self) -> str:
+        """What those gates say, in words."""
+        return self._work.why_not
+
+    @property
+    def failure(self) -> str:
+        """How the last trainer ended without a result, in words; empty when it had one."""
+        return self._work.failure
+
+    @property
+    def refusal(self) -> str:
+        """Why the gateway refused this device, in words."""
+        return self.state.refusal.name.lower().replace("_", " ")
+
+    # --- events in ------------------------------------------------------------------------------------
+    def _incoming(self, incoming: Incoming) -> None:
+        if isinstance(incoming, LinkUp):
+            self._up_s, self.down_reason = self._now_s, None
+            log.info("connected")
+            self._heads.reconnected()
+            self._feed(session.Connected())
+            self._timers.hasten(Timer.STATUS, self._now_s)
+        elif isinstance(incoming, LinkDown):
+            self._lost_link(incoming.reason)
+        elif isinstance(incoming, Receipt):
+            self._receipt(incoming)
+        elif isinstance(incoming, Manifest):
+            self._manifest(incoming)
+        elif isinstance(incoming, Chunk):
+            self._chunk(incoming)
+
+    def _lost_link(self, reason: str) -> None:
+        if reason != self.down_reason:  # once per change, not per attempt
+            log.warning("no connection: %s", reason)
+        if self._up_s is not None and self._now_s - self._up_s > self._config.broker.retry_max_s:
+            self._reconnecting.reset()  # after a short connection whatever cut it may do so again
+        self.down_reason, self.saw_manifest, self._up_s = reason, False, None
+        self._timers.set(Timer.CONNECT, self._now_s + self._reconnecting.next_s())
+        self._timers.clear(Timer.OFFER)
+
+    def _manifest(self, manifest: Manifest) -> None:
+        version = manifest.head_version
+        floor = self.state.floor
+        if self.state.unsettled is not None and (version <= floor or version.generation > floor.generation):
+            # the gateway publishes on every connect: it is back; or no longer defers (PROTOCOL 4.6)
+            self._timers.hasten(Timer.OFFER, self._now_s + self._random.uniform(0, OFFER_AGAIN_S))
+        if self.state.enrolment is not Enrolment.DONE:
+            return  # asked for again once it is
+        self.saw_manifest = True
+        if version < floor:
+            self._timers.hasten(Timer.STATUS, self._now_s + OFFER_AGAIN_S)  # it must hear of our floor
+            return
+        try:
+            self._heads.admit(manifest)
+        except ConfigError as error:
+            log.error("head %s is not taken: %s", version, error)
+            return
+        job_may_finish = self._heads.job_may_finish(self.state.job, manifest)
+        self._feed(session.NewHead(version, job_may_finish), manifest)
+
+    def _chunk(self, chunk: Chunk) -> None:
+        ready = self._heads.take(chunk.topic, chunk.payload)
+        if ready is not None:
+            self._heads.finish(self._link)
+            self._feed(session.HeadReady(ready))
+        elif self._heads.poisoned:
+            log.error("the broker keeps bad copies of a blob: trying again later")
+            self._heads.finish(self._link)
+            self._timers.set(Timer.FETCH, self._now_s + self._config.broker.retry_max_s)
+        elif self._link is not None:
+            self._heads.update_subscriptions(self._link)
+
+    def _receipt(self, receipt: Receipt) -> None:
+        if self._enrolment is not None and receipt.envelope_hash == envelope_hash(self._enrolment.request):
+            self._enrolment_answered(receipt)
+            return
+        unsettled = self.state.unsettled
+        if unsettled is None or receipt.envelope_hash != self._ledger.outbox.hash_of(unsettled):
+            return  # for an update that was settled already
+        self._offering.reset()
+        if receipt.status is ReceiptStatus.DEFER:
+            pause_s = max(self._random.uniform(*receipt.retry_window_s), self._offering.next_s())
+            self._timers.set(Timer.OFFER, self._now_s + pause_s)
+            return
+        reason = f" {receipt.reason.name.lower()}" if receipt.reason else ""
+        log.info("update %d: %s%s", unsettled, receipt.status.name.lower(), reason)
+        self._feed(session.Receipted(unsettled, receipt.status, receipt.reason), receipt)
+
+    def _enrolment_answered(self, receipt: Receipt) -> None:
+        if receipt.status is ReceiptStatus.ENROLLED:
+            log.info("enrolled as %s", self._key.device_id)
+            self._feed(session.Enrolled())
+            self._offering.reset()
+            self._timers.hasten(Timer.STATUS, self._now_s)
+            if self._link is not None and self._link.connected:
+                # the retained manifest came before it could be taken: ask for it again
+                self._link.subscribe(self._link.topics.manifest)
+        elif receipt.status is ReceiptStatus.REFUSED and self.state.enrolment is Enrolment.PENDING:
+            log.error("enrolment refused: %s", receipt.reason.name.lower().replace("_", " "))
+            self._feed(session.EnrolmentRefused(receipt.reason))
+
+    def _due(self, timer: Timer) -> None:
+        if timer is Timer.TAKE_UP:
+            self._take_up()
+        elif timer is Timer.CONNECT and self._link is not None:
+            self._link.transport.connect(self._now_s)
+        elif timer in {Timer.OFFER, Timer.FETCH} and self._link is not None and self._link.connected:
+            self._feed(session.RetryDue())
+        elif timer is Timer.DECIDE:
+            self._decide()
+        elif timer is Timer.STATUS:
+            self._send_status()
+        elif timer is Timer.INVITATION:
+            self._look_for_invitation()
+
+    def _decide(self) -> None:
+        if not (self.state.may_train or self.state.running):
+            return
+        decision = self._work.decide(self.state.job or self.state.current, self._now_s)
+        self._feed(session.Eligible() if decision.eligible else session.Ineligible())
+
+    # --- one step: commit, then act -----------------------------------------------------------------
+    def _feed(self, event: session.Event, evidence: Evidence = None) -> None:
+        """Give `event` to the session; what it decides is committed as one, then carried out."""
+        state, actions = session.step(self.state, event)
+        self._ledger.commit((self.state, state), actions, evidence, self._link)
+        if state != self.state:
+            self._stumbling.reset()  # the disk took it
+            self.disk_reason = None
+        before, self.state = self.state, state
+        self.settled += sum(isinstance(action, session.Settle) for action in actions)
+        if state.phase is not before.phase:
+            log.info("%s -> %s", before.phase.value, state.phase.value)
+            self._timers.hasten(Timer.STATUS, self._now_s + STATUS_INTERVAL_S)
+        for action in actions:
+            self._act(action)
+
+    def _act(self, action: session.Action) -> None:
+        match action:
+            case session.SendEnrolment():
+                self._send_enrolment()
+            case session.Publish(counter):
+                self._publish(counter)
+            case session.Fetch(version):
+                self._fetch(version)
+            case session.Adopt(version):
+                self._adopt(version)
+            case session.Train(version):
+                for event in self._work.start(version, self._now_s):
+                    self._feed(event)
+            case session.StopTrainer():
+                self._work.ask_to_stop(self._now_s)
+            case session.FallBack(version):
+                self._heads.fall_back(version)
+
+    def _send_enrolment(self) -> None:
+        if self._link is not None and self._enrolment is not None:
+            self._link.send(MessageType.ENROL, self._enrolment.request)
+            self._offer_later()
+
+    def _publish(self, counter: int) -> None:
+        row = self._ledger.outbox.unsettled()
+        if row is not None and row.counter == counter and self._link is not None:
+            self._link.send(MessageType.UPDATE, row.envelope)
+            self._offer_later()
+
+    def _offer_later(self) -> None:
+        """Offer again if no answer comes: sooner at first, then ever more rarely, never all at once."""
+        self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
+
+    def _fetch(self, version: HeadVersion) -> None:
+        if self._heads.begin(version, self._link):
+            self._feed(session.HeadReady(version))
+
+    def _adopt(self, version: HeadVersion) -> None:
+        try:
+            self._heads.adopt(version, keep=(self.state.wanted, self.state.job))
+        except StorageDamaged as error:
+            log.error("%s", error)
+            self._feed(session.HeadLost(version))
+
+    # --- enrolment, link, status ----------------------------------------------------------------------
+    def _look_for_invitation(self) -> None:
+        """Take up an invitation that `fedclient enroll` stored, also while the agent runs."""
+        try:
+            stored = enrolment.load(self._folder.enrolment)
+        except FedClientError as error:
+            log.error("%s", error)
+            stored = None
+        fresh = stored is not None and (self._enrolment is None or stored.request != self._enrolment.request)
+        if fresh and stored is not None:
+            self._enrolment = stored
+            self._open_link(stored)
+            request = envelope_hash(stored.request).hex()
+            self._feed(session.Invited(stored.invitation.floor, request))
+
+    def _open_link(self, stored: enrolment.StoredEnrolment) -> None:
+        if self._link is not None:
+            self._link.transport.close()  # a new invitation replaces an old one
+        broker = self._config.broker.resolve(stored.invitation.broker)
+        transport = self._open_transport(broker, self._key.device_id)
+        self._link = Link(stored.invitation, self._key, transport)
+        self._reports.new_link()
+        transport.connect(self._now_s)
+
+    def _send_status(self) -> None:
+        if self._link is None or not self._link.connected or self.state.enrolment is not Enrolment.DONE:
+            return
+        self._link.send_status(self._reports.status(self.state, self._work.closed_gates))
+        self._timers.clear(Timer.STATUS)
+
+    def _plan(self) -> None:
+        """Set the timers that follow from the state."""
+        if self.state.running or self.state.may_train:
+            if self._work.is_news(self.state) or not self._timers.is_set(Timer.DECIDE):
+                self._timers.set(Timer.DECIDE, self._work.next_decision_s(self.state, self._now_s))
+        else:
+            self._timers.clear(Timer.DECIDE)
+        if self.state.enrolment is not Enrolment.DONE and not self._timers.is_set(Timer.INVITATION):
+            self._timers.set(Timer.INVITATION, self._now_s + INVITATION_POLL_S)
+        waiting = self.state.enrolment is Enrolment.PENDING or self.state.refusal is Reason.REVOKED
+        unanswered = self.state.unsettled is not None or waiting
+        if not unanswered:
+            self._timers.clear(Timer.OFFER)

@@ -1,0 +1,90 @@
+"""One step, one commit: the new state with all that its actions change in the database."""
+
+from __future__ import annotations
+
+import logging
+
+from fedclient import session
+from fedclient.client.link import Link
+from fedclient.client.reports import Reports
+from fedclient.client.work import Work
+from fedclient.device.journal import Journal
+from fedclient.device.outbox import Outbox
+from fedclient.device.residual import Residual
+from fedclient.errors import StorageDamaged
+from fedclient.session import Action, Outcome, State
+from fedclient.storage import Database
+from fedclient.values import Manifest, Reason, Receipt
+
+log = logging.getLogger(__name__)
+
+Evidence = Manifest | Receipt | None  # the verified message that an event was made from
+
+
+class Ledger:
+    """The agent's way to the device database."""
+
+    def __init__(self, database: Database, work: Work, reports: Reports) -> None:
+        self._database = database
+        self._work = work
+        self._reports = reports
+        self.journal = Journal(database)
+        self.outbox = Outbox(database)
+
+    def take_up(self) -> tuple[State, session.Restarted]:
+        """Return what was saved last, and what became of outbox and job since."""
+        self._drop_damaged_update()
+        unsettled, job = self.outbox.unsettled(), self._work.job()
+        return self.journal.load_state(), session.Restarted(
+            unsettled=None if unsettled is None else unsettled.counter,
+            unsettled_base=None if unsettled is None else unsettled.head_version,
+            job=None if job is None else job.head_version,
+        )
+
+    def commit(
+        self, states: tuple[State, State], actions: tuple[Action, ...], evidence: Evidence, link: Link | None
+    ) -> None:
+        """Commit the step from the first to the second of `states`; raises StorageError, TransientError."""
+        before, after = states
+        if before == after and not actions:
+            return
+        with self._database.transaction():
+            if isinstance(evidence, Manifest) and after.wanted == evidence.head_version:
+                self.journal.save_manifest(evidence, keep=(after.current, after.wanted, after.job))
+            for action in actions:
+                self._carry_out(action, evidence, link)
+            if before != after:
+                self.journal.save_state(after)
+
+    def _carry_out(self, action: Action, evidence: Evidence, link: Link | None) -> None:
+        match action:
+            case session.Publish(counter):
+                self.outbox.mark_published(counter)
+            case session.DropJob():
+                self._work.drop_job()
+            case session.Train(version):
+                self._work.prepare(version)
+            case session.Settle():
+                self._settle(action, evidence)
+                self._reports.count_traffic(link)
+
+    def _settle(self, action: session.Settle, evidence: Evidence) -> None:
+        """Mark the row and remember; the next trainer does the arithmetic (PROTOCOL 5.2)."""
+        self.outbox.settle(action.counter, action.outcome)
+        if action.outcome is Outcome.REFUSED:
+            log.warning("residual reset: update %d was refused", action.counter)
+            Residual(self._database).reset()
+        if isinstance(evidence, Receipt) and evidence.reason is Reason.CONFLICT:
+            self.journal.raise_to("updates", evidence.last_counter)
+        self.journal.record_receipt(action.counter, action.outcome.value, action.reason.name.lower())
+        self.journal.raise_to("settled_sample", self._work.newest_sample(action.counter))
+
+    def _drop_damaged_update(self) -> None:
+        """Give up an update that cannot be sent as it was signed, say so, and go on."""
+        try:
+            self.outbox.unsettled()
+        except StorageDamaged as error:
+            log.error("%s", error)
+            with self._database.transaction():
+                self.outbox.drop_damaged()
+                self.journal.add("damaged_updates")

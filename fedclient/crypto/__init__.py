@@ -1,0 +1,1 @@
+"""Keys as files, signed messages (COSE_Sign1), sealed boxes; everything that PyNaCl is used for."""

@@ -1,0 +1,1 @@
+"""The state folder of one device: keys, database, blobs, and the head that apps predict with."""

@@ -1,0 +1,180 @@
+"""The open head version: its buffer as a round state and a running sum, and how it closes.
+
+A cache of the database, thrown away and rebuilt, in row order, whenever a transaction fails, a
+device in the buffer is revoked, or another process makes another version current.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient import codec
+from fedclient.config import GatewaySettings
+from fedclient.gateway import aggregate, rounds
+from fedclient.gateway.desk import Desk, manifest_of
+from fedclient.gateway.store import CountedUpdate, Round
+from fedclient.values import NO_HEAD, HeadVersion, Manifest, Plan, Reason, Update
+from fedclient.wire.blobs import split
+
+log = logging.getLogger(__name__)
+Head = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """An authentic update of an active device."""
+
+    device: str
+    update: Update
+    wire_bytes: int
+
+
+class Collection:
+    """What has come in for the next head so far."""
+
+    def __init__(self, desk: Desk, now_s: float, previous: Collection | None = None) -> None:
+        """Rebuild from the database; a version that was open in `previous` keeps its deadline.
+
+        Before the first release the current version is (0, 0).
+        """
+        store = desk.store
+        newest = store.releases(1)
+        self._desk = desk
+        self.model_hash = newest[0].model_hash if newest else b""
+        self.manifest: Manifest | None = manifest_of(newest[0]) if newest else None
+        current = newest[0].head_version if newest else NO_HEAD
+        self.stopped = store.seen() > current  # restored from a backup: PROTOCOL 4.6
+        self.state = rounds.opened(_rules(desk.settings, self.manifest), current, now_s)
+        if previous is not None and previous.current == current:
+            kept = previous.state
+            self.state = replace(self.state, opened_s=kept.opened_s, deadline_s=kept.deadline_s)
+        self.bytes_up = 0
+        self._devices: set[str] = set()
+        self._sum: aggregate.RunningSum | None = None
+        if self.manifest is not None:
+            self._rebuild(self.manifest)
+
+    def _rebuild(self, manifest: Manifest) -> None:
+        self._sum = aggregate.RunningSum(manifest)
+        updates = 0
+        for row in self._desk.store.buffered():
+            decoded = codec.decode(row.body, manifest.tensors, manifest.plan.codec)
+            self._add(row, decoded)
+            updates += 1
+        self.state = replace(self.state, updates=updates, devices=len(self._devices))
+
+    def _add(self, row: CountedUpdate, decoded: codec.Decoded) -> None:
+        if self._sum is not None:
+            self._sum.add(decoded, row.weight)
+        self._devices.add(row.device)
+        self.bytes_up += row.wire_bytes
+
+    @property
+    def current(self) -> HeadVersion:
+        """The head version that is current."""
+        return self.state.current
+
+    @property
+    def full(self) -> bool:
+        """Whether the cohort is complete, so that what comes next is for the next version."""
+        return self.state.full and not self.stopped
+
+    def inspect(self, update: Update) -> codec.Decoded | Reason:
+        """Check what an update on a head of this generation claims: samples, shape, values, norm."""
+        if self.manifest is None or not aggregate.bucket_is_possible(update.bucket, self.manifest.plan):
+            return Reason.SAMPLES
+        return aggregate.inspect(update.body, self.manifest)
+
+    def offer(self, offer: Offer, decoded: codec.Decoded | None, now_s: float) -> rounds.Action:
+        """Count an update, or say why not; inside the caller's transaction."""
+        update, store = offer.update, self._desk.store
+        event = rounds.Offered(
+            base=update.head_version,
+            counted_before=store.has_counted(offer.device, update.head_version),
+            new_device=offer.device not in self._devices,
+        )
+        state, (action, *_) = rounds.step(self.state, event, now_s)
+        if not isinstance(action, rounds.Count) or decoded is None:
+            return action
+        samples = aggregate.sample_weight(update.bucket, self._desk.settings.max_weight_bucket)
+        row = CountedUpdate(
+            device=offer.device,
+            base=update.head_version,
+            counter=update.counter,
+            weight=samples * action.staleness_weight,
+            wire_bytes=offer.wire_bytes,
+            body=update.body,
+        )
+        store.add_counted(row)
+        self._add(row, decoded)
+        self.state = state
+        return action
+
+    def due(self, now_s: float) -> bool:
+        """Whether the version is to be closed now; a deadline without enough devices is extended."""
+        if self.stopped or self.manifest is None:
+            return False
+        self.state, actions = rounds.step(self.state, rounds.Ticked(), now_s)
+        if any(isinstance(action, rounds.Extended) for action in actions):
+            log.info(
+                "head %s: deadline extended, %d of %d devices have sent an update",
+                self.current,
+                self.state.devices,
+                self.state.rules.min_devices,
+            )
+        return any(isinstance(action, rounds.Close) for action in actions)
+
+    def deadline_s(self) -> float | None:
+        """When `due` may become true by time alone."""
+        return None if self.stopped or self.manifest is None else self.state.deadline_s
+
+    def close(self, measure: Callable[[Head], float | None], bytes_down: int, now_s: float) -> bool:
+        """Commit the next version: frozen set, head, hashes and signed manifest (PROTOCOL 4.4).
+
+        Returns False, with nothing committed but the revocations found, when the buffer is no
+        longer what this object thinks it is: rebuild, and ask `due` again.
+        """
+        manifest, running, store = self.manifest, self._sum, self._desk.store
+        if manifest is None or running is None:
+            return False
+        with store.transaction():
+            if store.leave_out_revoked():
+                return False
+        old = np.frombuffer(store.blob(manifest.head.hash), dtype="<f4").astype(np.float32)
+        head = running.finish(old, self._desk.settings.server_learning_rate)
+        accuracy = measure(head)
+        blob = split(head.astype("<f4").tobytes())
+        following = HeadVersion(self.current.generation, self.current.version + 1)
+        release = self._desk.release(replace(manifest, head_version=following, head=blob.ref))
+        made = Round(
+            counted=self.state.updates,
+            accuracy=accuracy,
+            bytes_up=self.bytes_up,
+            bytes_down=bytes_down,
+            seconds=now_s - self.state.opened_s,
+            closed_unix_s=int(self._desk.unix_s()),
+        )
+        with store.transaction():
+            if store.current() != self.current or store.leave_out_revoked():
+                return False
+            store.add_blob(blob.ref.hash, head.astype("<f4").tobytes())
+            store.add_release(release, made)
+        measured = "" if accuracy is None else f", accuracy {accuracy:.3f}"
+        log.info("head %s: published from %d updates%s", following, made.counted, measured)
+        return True
+
+
+def _rules(settings: GatewaySettings, manifest: Manifest | None) -> rounds.Rules:
+    plan = manifest.plan if manifest else Plan()
+    return rounds.Rules(
+        cohort=settings.cohort,
+        min_devices=settings.min_devices,
+        deadline_s=settings.deadline_s,
+        max_staleness=plan.max_staleness,
+        max_pending=settings.max_pending_updates,
+    )

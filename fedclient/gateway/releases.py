@@ -1,0 +1,96 @@
+"""New generations: what an operator publishes, rolls back to, or recovers with.
+
+Each is one commit.  A running gateway in another process notices the new version and publishes it;
+the updates still in its buffer belong to a generation that has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.errors import UsageError
+from fedclient.gateway.desk import Desk, manifest_of
+from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec
+from fedclient.wire import messages
+from fedclient.wire.blobs import split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Content:
+    """What devices shall train: a model, the head to begin with, and how."""
+
+    model: bytes
+    head: NDArray[np.float32]  # [P], in the order of `tensors`
+    tensors: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    plan: Plan
+
+
+def publish(desk: Desk, content: Content) -> HeadVersion:
+    """Begin a generation with new content and return its first version.
+
+    Raises UsageError while stopped, WireError for content that no device would accept.
+    """
+    model, head = split(content.model), split(content.head.astype("<f4").tobytes())
+    # Read back as a device will: what none would accept is never signed; and 1 becomes 1.0.
+    plan = messages.decode_plan(messages.encode_plan(content.plan))
+    with desk.store.transaction():
+        _refuse_if_stopped(desk)
+        desk.store.add_blob(model.ref.hash, content.model)
+        desk.store.add_blob(head.ref.hash, content.head.astype("<f4").tobytes())
+        manifest = Manifest(
+            head_version=_following(desk),
+            model=model.ref,
+            head=head.ref,
+            tensors=content.tensors,
+            labels=content.labels,
+            plan=plan,
+            plan_hash=hashlib.sha256(messages.encode_plan(plan)).digest(),
+        )
+        messages.decode_manifest(messages.encode_manifest(manifest))
+        desk.store.add_release(desk.release(manifest))
+    return manifest.head_version
+
+
+def rollback(desk: Desk, version: int) -> HeadVersion:
+    """Make the content of an older version current again, as a higher one; UsageError if there is none."""
+    with desk.store.transaction():
+        _refuse_if_stopped(desk)
+        release = desk.store.release_of_version(version)
+        if release is None:
+            raise UsageError(f"there is no version {version}: `fedclient gateway rounds` lists them")
+        return _again(desk, manifest_of(release))
+
+
+def recover(desk: Desk) -> HeadVersion:
+    """Jump beyond every head version that was seen anywhere, with the current content."""
+    with desk.store.transaction():
+        newest = desk.store.releases(1)
+        if not newest:
+            raise UsageError("there is no head to recover with: `fedclient gateway publish` one")
+        return _again(desk, manifest_of(newest[0]))
+
+
+def _again(desk: Desk, manifest: Manifest) -> HeadVersion:
+    following = _following(desk)
+    desk.store.add_release(desk.release(replace(manifest, head_version=following)))
+    return following
+
+
+def _following(desk: Desk) -> HeadVersion:
+    """Return the first version of the next generation: above all of ours, and all that was seen."""
+    current, seen = desk.store.current(), desk.store.seen()
+    return HeadVersion(max(current.generation, seen.generation) + 1, max(current.version, seen.version) + 1)
+
+
+def _refuse_if_stopped(desk: Desk) -> None:
+    current, seen = desk.store.current(), desk.store.seen()
+    if current.version and seen > current:
+        raise UsageError(
+            f"devices or the broker have head {seen}, this database ends at {current}: it was restored "
+            "from a backup; run `fedclient gateway recover` first"
+        )

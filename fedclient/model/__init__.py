@@ -1,0 +1,1 @@
+"""Write and prove trainable .tflite files; nothing is imported until it is used."""

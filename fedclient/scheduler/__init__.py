@@ -1,0 +1,1 @@
+"""When to train: `policy` decides (pure), `probe` measures."""

@@ -1,0 +1,92 @@
+"""From trained weights to what leaves the device, and the residual that stays (PROTOCOL 5.2 to 5.4, 8)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient import codec
+from fedclient.errors import CodecError, ModelError
+from fedclient.training.delta import clip, output_mask, rare_classes
+from fedclient.training.loop import HeadTraining
+from fedclient.values import Plan, TensorSpec
+
+log = logging.getLogger(__name__)
+
+_MARGIN = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """An encoded delta, what it leaves for next time, and the size of every stage in bytes."""
+
+    body: bytes
+    residual: NDArray[np.float32]
+    suppressed_classes: tuple[int, ...]
+    sizes: dict[str, int]
+
+
+def fold(
+    residual: NDArray[np.float32], bodies: list[bytes], plan: Plan, tensors: tuple[TensorSpec, ...]
+) -> NDArray[np.float32]:
+    """Give returned updates back: add what each would have told the gateway to `residual`.
+
+    One that does not decode under this plan (it has another codec) is reported and left out:
+    it would stand in the way of every job to come.
+    """
+    total = residual.astype(np.float64)
+    for body in bodies:
+        try:
+            codec.decode(body, tensors, plan.codec).add_to(total, 1.0)
+        except CodecError as error:
+            log.warning("a returned update is dropped: %s", error)
+    return total.astype(np.float32)
+
+
+def pack(
+    training: HeadTraining,
+    base: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    min_per_class: int,
+) -> Packed:
+    """Encode the trained weights less `base`, plus `residual`; all flat float32 [P].
+
+    The delta is clipped to the plan's norm bound before anything is added, and so is the
+    sum: what is left over can then never be longer than the bound either.
+    """
+    model, plan = training.model, training.plan
+    trained = model.get_weights()
+    withheld = rare_classes(training.examples, model.classes, min_per_class)
+    wanted = clip(trained - base, plan.norm_bound) + residual
+    if withheld.any():
+        model.set_weights(base)
+        wanted[output_mask(model, withheld)] = 0.0
+        model.set_weights(trained)
+    wanted = clip(wanted, plan.norm_bound)
+    if not np.isfinite(wanted).all():
+        raise ModelError("the trained weights are not finite: the plan's learning rate is too high")
+    encoded = _encode_within(wanted, model.tensors, plan)
+    return Packed(
+        body=encoded.body,
+        residual=clip(wanted - encoded.decoded, plan.norm_bound),
+        suppressed_classes=tuple(np.flatnonzero(withheld).tolist()),
+        sizes={
+            "fp32": wanted.nbytes,
+            "sparsified": encoded.sparsified_bytes,
+            "quantized": encoded.quantized_bytes,
+            "encoded": len(encoded.body),
+        },
+    )
+
+
+def _encode_within(wanted: NDArray[np.float32], tensors: tuple[TensorSpec, ...], plan: Plan) -> codec.Encoded:
+    """Encode so that what the gateway computes is within the norm bound: int8's rounding can lengthen it."""
+    while True:
+        encoded = codec.encode(wanted, tensors, plan.codec)
+        norm = float(np.linalg.norm(encoded.decoded.astype(np.float64)))
+        if norm <= plan.norm_bound:
+            return encoded
+        wanted = clip(wanted, plan.norm_bound * plan.norm_bound / norm * _MARGIN)

@@ -1,0 +1,223 @@
+"""The values that cross borders between parts: frozen, keyword-only, units in the names.
+
+Nothing here knows how a value is encoded, stored or computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from math import prod
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """Name and shape of one float32 tensor of a head."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+def parameters(tensors: tuple[TensorSpec, ...]) -> int:
+    """Count the elements of all `tensors`: the length of a flat head, P in other docstrings."""
+    return sum(tensor.size for tensor in tensors)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class HeadVersion:
+    """Which head: generation first, version second, so that comparing them orders heads."""
+
+    generation: int
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.generation}.{self.version}"
+
+
+NO_HEAD = HeadVersion(0, 0)  # below every head that was ever published
+
+
+class CodecMode(IntEnum):
+    """How a delta becomes bytes; the numbers are on the wire."""
+
+    TOPK_INT8 = 1
+    TOPK_SIGN = 2
+    DENSE_INT8 = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Codec:
+    """The plan's choice of codec; `density` is the share of elements sent, in (0, 1]."""
+
+    mode: CodecMode = CodecMode.TOPK_INT8
+    density: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a gateway asks of each local training; a device's own bounds come first."""
+
+    epochs: int = 1
+    batch_size: int = 16
+    learning_rate: float = 0.1
+    codec: Codec = Codec()
+    norm_bound: float = 10.0  # L2, of the whole delta
+    max_examples: int = 10_000
+    max_staleness: int = 0  # versions an update may be behind and still count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlobRef:
+    """A blob by content: SHA-256 of the concatenated SHA-256 hashes of its chunks."""
+
+    hash: bytes
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What the gateway publishes when a head becomes current."""
+
+    head_version: HeadVersion
+    model: BlobRef
+    head: BlobRef
+    tensors: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    plan: Plan
+    plan_hash: bytes
+
+    @property
+    def base(self) -> Base:
+        """What the signature of an update on this head is bound to."""
+        return Base(head_version=self.head_version, head_hash=self.head.hash, plan_hash=self.plan_hash)
+
+
+class MessageType(IntEnum):
+    """The second element of every envelope, and part of what is signed."""
+
+    ENROL = 1
+    UPDATE = 2
+    STATUS = 3
+    RECEIPT = 4
+    MANIFEST = 5
+
+
+class ReceiptStatus(IntEnum):
+    """What became of a message; only DEFER leaves an outbox row unsettled."""
+
+    COUNTED = 1
+    NOT_COUNTED = 2
+    REFUSED = 3
+    DEFER = 4
+    ENROLLED = 5
+
+
+class Reason(IntEnum):
+    """Why; numbers go to devices, words to the gateway's log."""
+
+    NONE = 0
+    LATE = 1
+    CLOSED = 2
+    GENERATION = 3
+    NORM = 10
+    SHAPE = 11
+    NONFINITE = 12
+    SAMPLES = 13
+    REVOKED = 14
+    UNOPENABLE = 15
+    CONFLICT = 16
+    INVITATION_USED = 20
+    INVITATION_EXPIRED = 21
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receipt:
+    """The gateway's signed word on one envelope, named by the hash of its bytes."""
+
+    counter: int  # of the update; 0 for an enrolment or where it could not be read
+    envelope_hash: bytes
+    status: ReceiptStatus
+    reason: Reason = Reason.NONE
+    current: HeadVersion = NO_HEAD
+    retry_window_s: tuple[int, int] = (0, 0)
+    last_counter: int = 0  # with CONFLICT: the highest counter the gateway has seen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broker:
+    """Where an MQTT broker listens, as an invitation or the config says it."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Invitation:
+    """What a device needs to join: one string on the outside, this on the inside."""
+
+    broker: Broker
+    federation: str
+    signing_key: bytes  # the gateway's Ed25519 public key, 32 bytes
+    sealing_key: bytes  # the gateway's X25519 public key, 32 bytes
+    token: bytes  # 16 random bytes, good once
+    expires_unix_s: int  # judged by the gateway only
+    floor: HeadVersion
+
+
+class Phase(str, Enum):
+    """What a device is doing, for status and logs."""
+
+    UNENROLLED = "unenrolled"
+    ENROLLING = "enrolling"
+    REFUSED = "refused"
+    IDLE = "idle"  # nothing to do until the next head
+    FETCHING = "fetching"
+    WAITING = "waiting"  # for a good moment
+    TRAINING = "training"
+    SENDING = "sending"  # an update without a receipt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """What an update's signature binds it to, and both ends know: PROTOCOL 3."""
+
+    head_version: HeadVersion
+    head_hash: bytes
+    plan_hash: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """One device's trained delta and the little the gateway cannot know without being told."""
+
+    counter: int
+    head_version: HeadVersion
+    bucket: int  # floor(log2(samples trained on))
+    accuracy_percent: int | None  # of the base head on the device's samples
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """State and gate names, never values: PROTOCOL 8.  (start, sequence) orders statuses."""
+
+    start: int  # how often this agent has been started
+    sequence: int  # within this start
+    phase: Phase
+    closed_gates: tuple[str, ...]
+    floor: HeadVersion
+    software: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnrolmentRequest:
+    """A device's proof that it holds its key, and its invitation's token."""
+
+    public_key: bytes
+    token: bytes

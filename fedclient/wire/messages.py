@@ -1,0 +1,250 @@
+"""Every payload as CBOR: values in, bytes out, and back with each field checked.
+
+What each byte means stands in docs/wire-format.md; the numbers of fields are the same
+there.  Nothing here signs, seals or decides: it only refuses what is malformed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from fedclient import limits
+from fedclient.errors import WireError
+from fedclient.values import (
+    BlobRef,
+    Codec,
+    CodecMode,
+    EnrolmentRequest,
+    Manifest,
+    Phase,
+    Plan,
+    Reason,
+    Receipt,
+    ReceiptStatus,
+    Status,
+    TensorSpec,
+    Update,
+)
+from fedclient.wire import cbor
+from fedclient.wire.fields import (
+    HASH_BYTES,
+    KEY_BYTES,
+    TOKEN_BYTES,
+    array,
+    head_version,
+    integer,
+    number,
+    octets,
+    text,
+    typed,
+)
+
+
+def encode_update(update: Update) -> bytes:
+    version = update.head_version
+    metrics = None if update.accuracy_percent is None else [update.accuracy_percent]
+    return cbor.encode(
+        [update.counter, version.generation, version.version, update.bucket, metrics, update.body]
+    )
+
+
+def decode_update(payload: bytes) -> Update:
+    """Read an update's payload; raises WireError."""
+    fields = array(cbor.decode(payload, max_bytes=limits.MAX_UPDATE_BYTES), "update", 6)
+    counter, generation, version, bucket, metrics, body = fields
+    accuracy = None
+    if metrics is not None:
+        accuracy = integer(array(metrics, "metrics", 1)[0], "accuracy", 0, 100)
+    return Update(
+        counter=integer(counter, "counter", 1, limits.COUNTER_MAX),
+        head_version=head_version(generation, version),
+        bucket=integer(bucket, "bucket", 0, limits.MAX_BUCKET),
+        accuracy_percent=accuracy,
+        body=typed(body, bytes, "body"),
+    )
+
+
+def encode_status(status: Status) -> bytes:
+    floor = status.floor
+    return cbor.encode(
+        [
+            status.start,
+            status.sequence,
+            status.phase.value,
+            list(status.closed_gates),
+            floor.generation,
+            floor.version,
+            status.software,
+        ]
+    )
+
+
+def decode_status(payload: bytes) -> Status:
+    """Read a status' payload; raises WireError."""
+    fields = array(cbor.decode(payload, max_bytes=limits.MAX_STATUS_BYTES), "status", 7)
+    start, sequence, phase, gates, generation, version, software = fields
+    try:
+        known_phase = Phase(text(phase, "phase", limits.MAX_NAME_BYTES))
+    except ValueError:
+        raise WireError("status has a phase that is not known here") from None
+    closed = array(gates, "gates", max_size=limits.MAX_GATES)
+    return Status(
+        start=integer(start, "start", 0, limits.COUNTER_MAX),
+        sequence=integer(sequence, "sequence", 0, limits.COUNTER_MAX),
+        phase=known_phase,
+        closed_gates=tuple(text(gate, "gate", limits.MAX_NAME_BYTES) for gate in closed),
+        floor=head_version(generation, version),
+        software=text(software, "software", limits.MAX_NAME_BYTES),
+    )
+
+
+def encode_enrolment(request: EnrolmentRequest) -> bytes:
+    return cbor.encode([request.public_key, request.token])
+
+
+def decode_enrolment(payload: bytes) -> EnrolmentRequest:
+    """Read an enrolment request's payload; raises WireError."""
+    key, token = array(cbor.decode(payload, max_bytes=limits.MAX_ENROL_BYTES), "enrolment", 2)
+    return EnrolmentRequest(
+        public_key=octets(key, "public key", KEY_BYTES), token=octets(token, "token", TOKEN_BYTES)
+    )
+
+
+# --- payloads down ---------------------------------------------------------------------------------
+def encode_receipt(receipt: Receipt) -> bytes:
+    current = receipt.current
+    return cbor.encode(
+        [
+            receipt.counter,
+            receipt.envelope_hash,
+            int(receipt.status),
+            int(receipt.reason),
+            current.generation,
+            current.version,
+            list(receipt.retry_window_s),
+            receipt.last_counter,
+        ]
+    )
+
+
+def decode_receipt(payload: bytes) -> Receipt:
+    """Read a receipt's payload; raises WireError."""
+    fields = array(cbor.decode(payload, max_bytes=limits.MAX_RECEIPT_BYTES), "receipt", 8)
+    counter, envelope_hash, status, reason, generation, version, window, last = fields
+    try:
+        known = ReceiptStatus(typed(status, int, "status")), Reason(typed(reason, int, "reason"))
+    except ValueError:
+        raise WireError("receipt has a status or reason that is not known here") from None
+    low, high = (
+        integer(edge, "retry window", 0, limits.MAX_RETRY_WINDOW_S)
+        for edge in array(window, "retry window", 2)
+    )
+    if low > high:
+        raise WireError("receipt's retry window ends before it starts")
+    return Receipt(
+        counter=integer(counter, "counter", 0, limits.COUNTER_MAX),
+        envelope_hash=octets(envelope_hash, "envelope hash", HASH_BYTES),
+        status=known[0],
+        reason=known[1],
+        current=head_version(generation, version),
+        retry_window_s=(low, high),
+        last_counter=integer(last, "last counter", 0, limits.COUNTER_MAX),
+    )
+
+
+def encode_plan(plan: Plan) -> bytes:
+    return cbor.encode(
+        {
+            1: plan.epochs,
+            2: plan.batch_size,
+            3: float(plan.learning_rate),
+            4: [int(plan.codec.mode), float(plan.codec.density)],
+            5: float(plan.norm_bound),
+            6: plan.max_examples,
+            7: plan.max_staleness,
+        }
+    )
+
+
+def decode_plan(data: bytes) -> Plan:
+    """Read a plan; raises WireError, also for values no device would follow."""
+    fields = typed(cbor.decode(data, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "plan")
+    if set(fields) != set(range(1, 8)):
+        raise WireError(f"plan has the fields {sorted(fields)[:16]}, expected 1 to 7")
+    mode, density = array(fields[4], "codec", 2)
+    try:
+        codec_mode = CodecMode(typed(mode, int, "codec mode"))
+    except ValueError:
+        raise WireError(f"plan asks for codec mode {mode}, which is not known here") from None
+    return Plan(
+        epochs=integer(fields[1], "epochs", 1, limits.MAX_EPOCHS),
+        batch_size=integer(fields[2], "batch size", 1, limits.MAX_BATCH),
+        learning_rate=number(fields[3], "learning rate", *limits.LEARNING_RATES),
+        codec=Codec(mode=codec_mode, density=number(density, "density", *limits.DENSITIES)),
+        norm_bound=number(fields[5], "norm bound", *limits.NORM_BOUNDS),
+        max_examples=integer(fields[6], "max examples", 1, limits.MAX_EXAMPLES),
+        max_staleness=integer(fields[7], "max staleness", 0, limits.MAX_STALENESS),
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return cbor.encode(
+        {
+            1: manifest.head_version.generation,
+            2: manifest.head_version.version,
+            3: [manifest.model.hash, manifest.model.size],
+            4: [manifest.head.hash, manifest.head.size],
+            5: [[tensor.name, list(tensor.shape)] for tensor in manifest.tensors],
+            6: list(manifest.labels),
+            7: encode_plan(manifest.plan),
+        }
+    )
+
+
+def decode_manifest(payload: bytes) -> Manifest:
+    """Read a manifest's payload; raises WireError."""
+    fields = typed(cbor.decode(payload, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "manifest")
+    if set(fields) != set(range(1, 8)):
+        raise WireError(f"manifest has the fields {sorted(fields)[:16]}, expected 1 to 7")
+    tensors = _tensors(fields[5])
+    head = _blob_ref(fields[4], "head")
+    if head.size != 4 * sum(tensor.size for tensor in tensors):
+        raise WireError("manifest's head has another size than its tensors")
+    labels = array(fields[6], "labels", max_size=limits.MAX_LABELS)
+    plan = typed(fields[7], bytes, "plan")
+    return Manifest(
+        head_version=head_version(fields[1], fields[2]),
+        model=_blob_ref(fields[3], "model"),
+        head=head,
+        tensors=tensors,
+        labels=tuple(text(label, "label", limits.MAX_LABEL_BYTES) for label in labels),
+        plan=decode_plan(plan),
+        plan_hash=hashlib.sha256(plan).digest(),
+    )
+
+
+def _blob_ref(value: object, name: str) -> BlobRef:
+    blob_hash, size = array(value, name, 2)
+    largest = limits.MAX_BLOB_CHUNKS * limits.MAX_CHUNK_BYTES
+    return BlobRef(
+        hash=octets(blob_hash, f"{name} hash", HASH_BYTES), size=integer(size, f"{name} size", 1, largest)
+    )
+
+
+def _tensors(value: object) -> tuple[TensorSpec, ...]:
+    found = []
+    for item in array(value, "tensors", max_size=limits.MAX_TENSORS):
+        name, shape = array(item, "tensor", 2)
+        dims = array(shape, "shape", max_size=limits.MAX_TENSOR_RANK)
+        found.append(
+            TensorSpec(
+                name=text(name, "tensor name", limits.MAX_TENSOR_NAME_BYTES),
+                shape=tuple(integer(dim, "dimension", 1, limits.MAX_HEAD_PARAMETERS) for dim in dims),
+            )
+        )
+    names = [tensor.name.encode() for tensor in found]
+    if not names or names != sorted(set(names)):
+        raise WireError("manifest's tensors are missing, repeated or not in the order of their names")
+    if sum(tensor.size for tensor in found) > limits.MAX_HEAD_PARAMETERS:
+        raise WireError(f"manifest's head has more than {limits.MAX_HEAD_PARAMETERS} parameters")
+    return tuple(found)

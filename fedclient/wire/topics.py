@@ -1,0 +1,83 @@
+"""MQTT topics: the only place that builds or takes apart one (PROTOCOL 2).
+
+fl/v1/<federation>/up/<device>/enroll|update|status
+fl/v1/<federation>/down/<device>/receipt
+fl/v1/<federation>/all/manifest                retained
+fl/v1/<federation>/all/blob/<name>/<n>         retained; n = 0 is the list of chunk hashes
+"""
+
+from __future__ import annotations
+
+import re
+
+from fedclient.errors import WireError
+from fedclient.limits import DEVICE_ID_CHARS, MAX_BLOB_CHUNKS, MAX_FEDERATION_CHARS
+from fedclient.values import MessageType
+
+_FEDERATION = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_FEDERATION_CHARS - 1}}}")
+_DEVICE = re.compile(rf"[a-z2-7]{{{DEVICE_ID_CHARS}}}")
+_UP = {MessageType.ENROL: "enroll", MessageType.UPDATE: "update", MessageType.STATUS: "status"}
+_UP_BY_NAME = {name: kind for kind, name in _UP.items()}
+_BLOB_NAME_BYTES = 16  # names only route; the full hash in the manifest is what is verified
+
+
+def check_federation(name: str) -> str:
+    """Return `name`, or raise WireError with the rule it breaks."""
+    if not _FEDERATION.fullmatch(name):
+        raise WireError(
+            f"federation name {name[:40]!r} is not allowed: 1 to {MAX_FEDERATION_CHARS} characters of "
+            "a-z, 0-9, '-' and '_', starting with a letter or digit"
+        )
+    return name
+
+
+def check_device(device_id: str) -> str:
+    """Return `device_id`, or raise WireError."""
+    if not _DEVICE.fullmatch(device_id):
+        raise WireError(f"device id {device_id[:40]!r} is not {DEVICE_ID_CHARS} characters of base32")
+    return device_id
+
+
+def blob_name(blob_hash: bytes) -> str:
+    """Name of a blob in its topics: the first 16 bytes of its hash, in hex."""
+    return blob_hash[:_BLOB_NAME_BYTES].hex()
+
+
+class Topics:
+    """The topics of one federation."""
+
+    def __init__(self, federation: str) -> None:
+        self._prefix = f"fl/v1/{check_federation(federation)}/"
+        self.manifest = self._prefix + "all/manifest"
+        self.everything_up = self._prefix + "up/+/+"
+
+    def up(self, device_id: str, kind: MessageType) -> str:
+        return f"{self._prefix}up/{check_device(device_id)}/{_UP[kind]}"
+
+    def receipt(self, device_id: str) -> str:
+        return f"{self._prefix}down/{check_device(device_id)}/receipt"
+
+    def blob(self, blob_hash: bytes, number: int) -> str:
+        return f"{self._prefix}all/blob/{blob_name(blob_hash)}/{number}"
+
+    def parse_up(self, topic: str) -> tuple[str, MessageType]:
+        """Take apart a topic that a device published to.
+
+        Returns device id and kind of message; raises WireError for any other topic.
+        """
+        if topic.startswith(self._prefix + "up/"):
+            device_id, _, kind = topic[len(self._prefix) + 3 :].partition("/")
+            if _DEVICE.fullmatch(device_id) and kind in _UP_BY_NAME:
+                return device_id, _UP_BY_NAME[kind]
+        raise WireError(f"topic {topic[:80]!r} is not one a device of this federation publishes to")
+
+    def parse_blob(self, topic: str) -> tuple[str, int] | None:
+        """Name and chunk number of a blob topic, or None for another topic."""
+        start = self._prefix + "all/blob/"
+        if not topic.startswith(start):
+            return None
+        name, _, number = topic[len(start) :].partition("/")
+        # isascii: str.isdigit alone admits digits that int() reads but nobody publishes
+        if not (number.isascii() and number.isdigit()) or len(number) > 4 or int(number) > MAX_BLOB_CHUNKS:
+            return None
+        return name, int(number)

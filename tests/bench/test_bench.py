@@ -1,0 +1,98 @@
+"""The bench runs, and says in one JSON object what issue 2 asks for; its figures are not judged here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "tools" / "bench"
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "bench.py"), *arguments], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)  # one object, and nothing else
+    return found
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded  # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_an_idle_agent_is_measured_with_nothing_of_numpy_or_tflite_in_it(mosquitto: str) -> None:
+    idle = bench("--only", "idle", "--idle-s", "1", "--starts", "1")["idle"]
+    for found in (idle["tcp"], idle["tls"]):
+        assert found["forbidden_files"] == 0
+        assert 5 < found["uss_mib"] <= found["pss_as_only_python_mib"] <= found["rss_mib"]
+        assert found["pss_mib"] <= found["pss_as_only_python_mib"]
+        assert found["ready_ms"]["min"] > 0
+    assert idle["tls"]["rss_mib"] > idle["tcp"]["rss_mib"]
+
+
+@pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
+def test_a_round_is_split_into_stages_that_add_up(broker: str, mosquitto: str) -> None:
+    found = bench("--only", "round", "--rounds", "2", "--broker", broker)
+    disk = found["round"]["disk"]
+    assert all(ms >= 0 for ms in disk["stages_ms"].values())
+    assert 0 < disk["without_training_and_start_ms"] < disk["total_ms"]
+    assert disk["cpu_ms"]["trainer"] > 0
+    assert disk["bytes_up"] > disk["update_bytes"]["most"]
+    assert disk["bytes_down"] > 4 * 12_810  # the next head
+    targets = {one["name"]: one for one in found["targets"]}
+    assert targets["update of 12,810 parameters at 1 %, bytes"][
+        "met"
+    ]  # of all targets, no machine changes it
+
+
+def test_the_gateway_part_judges_its_targets() -> None:
+    found = bench("--only", "gateway", "--updates", "50")
+    assert found["gateway"]["updates"] == 50
+    assert {one["target"] for one in found["targets"]} == {">= 4000", ">= 1000"}
+
+
+def test_a_federation_of_people_is_measured_with_codec_and_without(shared: Path) -> None:
+    found = module("wisdm").measure(folds=1, rounds=2)
+    assert 0.4 < found["accuracy"]["mean"] <= 1
+    assert 0.4 < found["fp32_fedavg_accuracy"]["mean"] <= 1
+    assert found["bytes_up_total"] < found["fp32_bytes_up_total"]
+    assert found["rounds"] == 2
+
+
+def test_without_the_data_that_part_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDCLIENT_SHARED", str(tmp_path))
+    found = bench("--only", "wisdm")
+    assert found["wisdm"] is None
+    assert found["targets"] == []
+
+
+def test_switches_are_read_for_all_threads() -> None:
+    process = module("process")
+    voluntary, involuntary = process.switches(1)
+    assert voluntary > 0
+    assert involuntary >= 0
+
+
+def test_an_unknown_part_is_a_usage_error() -> None:
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "bench.py"), "--only", "speed"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "the parts are idle, round" in done.stderr

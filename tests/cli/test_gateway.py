@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from fedclient.cli.gateway import read_plan
+from fedclient.cli.main import main
+from fedclient.config import GatewaySettings
+from fedclient.errors import ConfigError
+from fedclient.gateway.roster import Standing
+from fedclient.gateway.server import open_desk
+from fedclient.model.head import write_head
+from fedclient.values import Broker, Codec, CodecMode, HeadVersion, Plan
+from fedclient.wire.invitation import decode_invitation
+
+PLAN = """
+epochs = 2
+learning_rate = 1
+[codec]
+mode = "topk_sign"
+density = 0.05
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch) -> None:
+    """No handler that outlives a test's standard error."""
+    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch, capsys) -> Path:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    monkeypatch.setenv("FEDCLIENT_CONFIG", str(config))
+    folder = tmp_path / "gateway"
+    assert call(folder, "init", "--federation", "farm", "--broker", "localhost:1883") == 0
+    assert f"next     fedclient --state {folder} gateway publish " in capsys.readouterr().out
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(write_head(4, 3))
+    return path
+
+
+def call(state, *words) -> int:
+    return main(["gateway", *map(str, words), "--state", str(state)])
+
+
+def opened(state):
+    desk = open_desk(state, GatewaySettings())
+    return closing(desk.store), desk
+
+
+def one_object(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_init_never_overwrites(state, capsys):
+    before = {path.name: path.read_bytes() for path in state.glob("*.key")}
+    assert call(state, "init", "--federation", "barn", "--broker", "localhost:1883") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in state.glob("*.key")} == before
+
+
+@pytest.mark.parametrize("broker", ["localhost", ":1883", "localhost:", "localhost:0", "localhost:99999"])
+def test_a_broker_is_host_and_port(tmp_path, broker, capsys):
+    assert call(tmp_path / "new", "init", "--federation", "farm", "--broker", broker) == 2
+    assert "HOST:PORT" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_invite_prints_invitations_and_nothing_else(state, capsys):
+    assert call(state, "invite", "--count", "3", "--expires-h", "2") == 0
+    out = capsys.readouterr().out.splitlines()
+    found = [decode_invitation(line) for line in out]
+    assert len({one.token for one in found}) == 3
+    assert {(one.federation, one.broker) for one in found} == {("farm", Broker(host="localhost", port=1883))}
+    assert all(7000 < one.expires_unix_s - time.time() <= 7200 for one in found)
+    assert call(state, "invite", "--count", "0") == 2
+
+
+def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    assert call(state, "publish", model, "--labels", "a, b,c", "--plan", plan) == 0
+    assert call(state, "publish", model) == 0
+    assert call(state, "rollback", "1") == 0
+    assert call(state, "recover") == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("head")]
+    assert heads == [f"head     {n}.{n}" for n in (1, 2, 3, 4)]
+    closer, desk = opened(state)
+    with closer:
+        manifests = {one.head_version: desk.open_manifest(one.signed) for one in desk.store.releases(9)}
+    assert manifests[HeadVersion(4, 4)].labels == ("a", "b", "c")
+    assert manifests[HeadVersion(4, 4)].plan.codec.mode is CodecMode.TOPK_SIGN
+    assert manifests[HeadVersion(2, 2)].plan == Plan()
+    assert call(state, "rounds", "--json") == 0
+    assert one_object(capsys) == {"current": {"version": 4, "generation": 4}, "rounds": []}
+    assert call(state, "rollback", "9") == 2
+    assert call(state, "publish", model, "--labels", "a,b") == 2
+
+
+def test_publish_refuses_what_does_not_train(state, tmp_path, shared, capsys):
+    assert call(state, "publish", shared / "models" / "hello_world_float.tflite") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert call(state, "publish", tmp_path / "none.tflite") == 2
+
+
+def test_devices(state, capsys):
+    closer, desk = opened(state)
+    with closer, desk.store.transaction():
+        desk.store.roster.enrol("a" * 16, bytes(32), 7)
+        desk.alarm("a" * 16, "odd")
+    assert call(state, "devices", "revoke", "a" * 16) == 0
+    capsys.readouterr()
+    assert call(state, "devices", "--json") == 0
+    found = one_object(capsys)
+    assert found["devices"] == [
+        {
+            "id": "a" * 16,
+            "standing": "revoked",
+            "conflicts": 0,
+            "last_counter": 0,
+            "enrolled_unix_s": 7,
+            "status": None,
+        }
+    ]
+    assert [alarm["sentence"] for alarm in found["alarms"]] == ["odd"]
+    assert call(state, "devices", "reinstate", "a" * 16) == 2, "revoked is for good"
+    assert call(state, "devices", "revoke", "nobody") == 2
+
+
+def test_reinstate_ends_a_suspension(state):
+    closer, desk = opened(state)
+    with closer:
+        with desk.store.transaction():
+            desk.store.roster.enrol("a" * 16, bytes(32), 7)
+            desk.store.roster.set_standing("a" * 16, Standing.SUSPENDED, 3)
+        assert call(state, "devices", "reinstate", "a" * 16) == 0
+        device = desk.store.roster.device("a" * 16)
+    assert (device.standing, device.conflicts) == (Standing.ACTIVE, 0)
+
+
+def test_tables_for_people(state, capsys):
+    closer, desk = opened(state)
+    with closer, desk.store.transaction():
+        desk.store.roster.enrol("a" * 16, bytes(32), 7)
+    assert call(state, "devices") == 0
+    assert call(state, "rounds") == 0
+    assert capsys.readouterr().out.startswith("a" * 16 + "  active")
+
+
+def test_a_new_gateway_says_what_it_lacks(state, capsys):
+    capsys.readouterr()
+    assert call(state, "devices") == call(state, "rounds") == 0
+    said = capsys.readouterr()
+    assert said.out == "current  none yet: fedclient gateway publish MODEL.tflite\n"
+    assert said.err == "no device is enrolled yet: `fedclient gateway invite` lets one in\n"
+
+
+def test_a_folder_without_gateway(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FEDCLIENT_CONFIG", "")
+    assert call(tmp_path, "rounds") == 1
+    assert "gateway init" in capsys.readouterr().err
+
+
+def test_a_plan_file(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    sign = Codec(mode=CodecMode.TOPK_SIGN, density=0.05)
+    assert read_plan(path) == Plan(epochs=2, learning_rate=1.0, codec=sign)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epoch = 1", "unknown key epoch, did you mean epochs?"),
+        ("epochs = 0", "epochs is 0"),
+        ('epochs = "many"', "epochs is str"),
+        ("epochs =", "not valid TOML"),
+        ("codec = 1", r"write \[codec\]"),
+        ("[codec]\nmode = 'none'", "expected one of topk_int8"),
+        ("[codec]\ndensities = 1", "unknown key densities, did you mean density?"),
+        ("learning_rate = nan", "learning rate"),
+        ("epochs = 2020-01-01", "plan.toml: a date"),
+    ],
+)
+def test_a_plan_file_with_a_mistake(tmp_path, text, sentence):
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        read_plan(path)
+
+
+def test_two_runs_on_one_folder_and_an_orderly_end(state):
+    """The broker is not there: a gateway waits for it, and ends when it is told to."""
+    command = [sys.executable, "-m", "fedclient", "gateway", "run", "--state", str(state)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    try:
+        assert b"no head is published yet" in first.stderr.readline()
+        assert b"disconnected" in first.stderr.readline()
+        second = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, timeout=30)
+        assert second.returncode == 1
+        assert b"another gateway is running" in second.stderr
+        assert call(state, "rounds") == 0, "other verbs work while it runs"
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(10) == 0
+    finally:
+        first.kill()
+        first.communicate()

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+
+from fedclient.cli import model
+from fedclient.errors import UsageError
+from fedclient.model.head import write_head
+
+
+@pytest.fixture
+def run(capsys):
+    """Run one command line; return its exit code and what it printed."""
+    parser = argparse.ArgumentParser()
+    model.add_parser(parser.add_subparsers())
+
+    def run_(*words):
+        args = parser.parse_args(["model", *map(str, words)])
+        code = args.run(args)
+        return code, capsys.readouterr().out
+
+    return run_
+
+
+def test_a_new_head_is_written_and_passes_its_check(run, tmp_path):
+    out = tmp_path / "head.tflite"
+    code, text = run("new-head", "--features", 4, "--classes", 3, "--hidden", 7, "--seed", 2, "-o", out)
+    assert (code, text.count("\n")) == (0, 1)
+    assert out.read_bytes() == write_head(4, 3, 7, 2)
+    code, text = run("check", out)
+    assert code == 0
+    assert text.startswith("ok: ")
+    assert "tensor: hidden/kernel [7, 4]" in text
+
+
+def test_nothing_is_overwritten_without_force(run, tmp_path):
+    out = tmp_path / "head.tflite"
+    out.write_text("precious")
+    with pytest.raises(UsageError, match="exists"):
+        run("new-head", "--features", 4, "--classes", 3, "-o", out)
+    assert out.read_text() == "precious"
+    run("new-head", "--features", 4, "--classes", 3, "-o", out, "--force")
+    assert out.read_bytes() == write_head(4, 3)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_bad_numbers_write_nothing(run, tmp_path):
+    with pytest.raises(UsageError, match="classes must be between 2 and"):
+        run("new-head", "--features", 4, "--classes", 1, "-o", tmp_path / "head.tflite")
+    with pytest.raises(UsageError, match="cannot write"):
+        run("new-head", "--features", 4, "--classes", 3, "-o", tmp_path / "no" / "head.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_one_object_and_the_exit_code_says_ok(run, tmp_path):
+    good, bad = tmp_path / "good.tflite", tmp_path / "bad.tflite"
+    good.write_bytes(write_head(4, 3))
+    bad.write_bytes(b"TFL3" * 30)
+    code, text = run("check", good, "--json")
+    told = json.loads(text)
+    assert code == 0
+    assert list(told) == ["ok", "reason", "signatures", "tensors", "max_relative_error"]
+    assert told["ok"]
+    assert told["max_relative_error"] < 1e-5
+    code, text = run("check", bad, "--json")
+    assert (code, json.loads(text)["ok"], json.loads(text)["max_relative_error"]) == (1, False, None)
+    assert run("check", bad)[0] == 1
+    with pytest.raises(UsageError, match="cannot read"):
+        run("check", tmp_path / "none.tflite")

@@ -1,0 +1,201 @@
+"""A gateway of few lines, and an agent on a folder of its own, over the memory transport."""
+
+from __future__ import annotations
+
+import hashlib
+import select
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fedclient import runtime
+from fedclient.client.agent import Agent
+from fedclient.config import Config, TrainerSettings
+from fedclient.crypto.keys import SealingKey, SigningKey
+from fedclient.device import enrolment
+from fedclient.device import folder as folders
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.outbox import Outbox
+from fedclient.downlink import GatewayDownlink
+from fedclient.model.head import write_head
+from fedclient.samples.store import SampleStore
+from fedclient.testing import setup
+from fedclient.transport.base import Received
+from fedclient.transport.memory import MemoryBroker, MemoryTransport
+from fedclient.uplink import DeviceUplink, GatewayUplink, envelope_hash
+from fedclient.values import (
+    Base,
+    Broker,
+    Codec,
+    HeadVersion,
+    Invitation,
+    Manifest,
+    MessageType,
+    Plan,
+    Receipt,
+    ReceiptStatus,
+    Update,
+)
+from fedclient.wire.blobs import split
+from fedclient.wire.invitation import encode_invitation
+from fedclient.wire.messages import encode_plan
+from fedclient.wire.topics import Topics
+from tests.trainer.setup import CLASSES, FEATURES, samples
+
+FEDERATION = "farm"
+TOPICS = Topics(FEDERATION)
+PLAN = Plan(epochs=2, batch_size=16, learning_rate=0.3, codec=Codec(density=0.3), norm_bound=4.0)
+EAGER = replace(setup.EAGER, min_new_samples=1)
+CONFIG = Config(
+    state=Path("/nowhere"), schedule=EAGER, trainer=TrainerSettings(idle=False, nice=0, grace_s=5.0)
+)
+V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
+
+
+class MiniGateway:
+    """Reads what devices publish, and publishes what a test tells it to."""
+
+    def __init__(self, broker: MemoryBroker, seed: bytes = b"g") -> None:
+        self.signing, self.sealing = SigningKey(seed * 32), SealingKey(seed * 32)
+        self.uplink = GatewayUplink(federation=FEDERATION, key=self.sealing)
+        self.downlink = GatewayDownlink(federation=FEDERATION, key=self.signing)
+        self.transport = MemoryTransport(broker, f"gateway-{seed.decode()}")
+        self.model = write_head(FEATURES, CLASSES)
+        self.manifest: Manifest | None = None
+        self.bases: dict[HeadVersion, Base] = {}
+        self.inbox: list[tuple[str, MessageType, bytes]] = []
+        self.connect()
+
+    def connect(self) -> None:
+        self.transport.connect(0.0)
+        self.transport.service((), 0.0)
+        self.transport.subscribe(TOPICS.everything_up)
+
+    def listen(self) -> list[tuple[str, MessageType, bytes]]:
+        """Return what came since the last time; all of it stays in `inbox`."""
+        came = [
+            (*TOPICS.parse_up(event.topic), event.payload)
+            for event in self.transport.service((), 0.0)
+            if isinstance(event, Received)
+        ]
+        self.inbox += came
+        return came
+
+    def envelopes(self, kind: MessageType = MessageType.UPDATE) -> list[bytes]:
+        self.listen()
+        return [payload for _, found, payload in self.inbox if found is kind]
+
+    def publish(self, version: HeadVersion, plan: Plan = PLAN, *, blobs: bool = True) -> Manifest:
+        """Publish a head; its weights follow from its version."""
+        loaded = runtime.load(self.model)
+        weights = np.full(len(loaded.get_weights()), version.version / 100, np.float32).tobytes()
+        self.manifest = Manifest(
+            head_version=version,
+            model=split(self.model).ref,
+            head=split(weights).ref,
+            tensors=loaded.tensors,
+            labels=(),
+            plan=plan,
+            plan_hash=hashlib.sha256(encode_plan(plan)).digest(),
+        )
+        self.bases[version] = self.manifest.base
+        if blobs:
+            for data in (self.model, weights):
+                self.publish_blob(data)
+        self.announce(self.manifest)
+        return self.manifest
+
+    def publish_blob(self, data: bytes) -> None:
+        blob = split(data)
+        for number, chunk in enumerate((blob.hashes, *blob.chunks)):
+            self.transport.publish(TOPICS.blob(blob.ref.hash, number), chunk, retain=True)
+
+    def announce(self, manifest: Manifest) -> None:
+        self.transport.publish(TOPICS.manifest, self.downlink.manifest(manifest), retain=True)
+
+    def answer(self, device_id: str, envelope: bytes, status: ReceiptStatus, **fields: object) -> None:
+        receipt = Receipt(counter=0, envelope_hash=envelope_hash(envelope), status=status, **fields)
+        self.transport.publish(TOPICS.receipt(device_id), self.downlink.receipt(device_id, receipt))
+
+    def open(self, device: Device, envelope: bytes) -> Update:
+        return self.uplink.open_update(envelope, (device.id, device.key.public), self.bases.get)
+
+
+class Device:
+    """An agent, its folder, and a clock that tests turn."""
+
+    def __init__(self, path: Path, broker: MemoryBroker, config: Config = CONFIG) -> None:
+        self.folder: DeviceFolder = folders.create(path)
+        self.key = SigningKey.load(self.folder.key)
+        self.id = self.key.device_id
+        self.broker = broker
+        self.config = replace(config, state=path)
+        self.now_s = 1000.0
+        self.agent: Agent | None = None
+
+    def samples(self, count: int = 60, seed: int = 1) -> None:
+        with SampleStore(self.folder.samples) as store:
+            store.append_many(*samples(count, seed))
+
+    def invite(self, gateway: MiniGateway, floor: HeadVersion = HeadVersion(0, 0)) -> bytes:  # noqa: B008
+        """Do what `fedclient enroll` does; returns the stored request."""
+        invitation = Invitation(
+            broker=Broker(host="localhost", port=1883),
+            federation=FEDERATION,
+            signing_key=gateway.signing.public,
+            sealing_key=gateway.sealing.public,
+            token=b"t" * 16,
+            expires_unix_s=0,
+            floor=floor,
+        )
+        uplink = DeviceUplink(federation=FEDERATION, key=self.key, gateway_sealing_key=gateway.sealing.public)
+        request = uplink.enrolment(invitation.token)
+        enrolment.save(self.folder.enrolment, encode_invitation(invitation), request)
+        return request
+
+    def start(self) -> Agent:
+        self.agent = Agent(
+            self.folder, self.config, lambda _, client_id: MemoryTransport(self.broker, client_id), seed=1
+        )
+        self.agent.start(self.now_s)
+        return self.agent
+
+    def stop(self) -> None:
+        if self.agent is not None:
+            self.agent.stop()
+            self.agent = None
+
+    def turn(self, advance_s: float = 0.0) -> None:
+        """Let the agent do what is due now; `advance_s` turns the clock first."""
+        assert self.agent is not None
+        self.now_s += advance_s
+        for _ in range(50):
+            ready = select.select(list(self.agent.interests()), [], [], 0)[0]
+            self.agent.service(ready, self.now_s)
+            deadline_s = self.agent.deadline_s()
+            if not ready and (deadline_s is None or deadline_s > self.now_s):
+                return
+        raise AssertionError("the agent never rests: something is always due")
+
+    def trainer_ends(self) -> None:
+        """Wait for the real trainer to be gone, and let the agent see it."""
+        assert self.agent is not None
+        child = self.agent._work.child
+        assert child is not None, "no trainer runs"
+        assert select.select([child.gone_descriptor], [], [], 60)[0], "the trainer hangs"
+        self.turn()
+
+    def join(self, gateway: MiniGateway) -> Agent:
+        """Be enrolled, whatever it takes."""
+        request = self.invite(gateway)
+        agent = self.start()
+        self.turn()
+        gateway.answer(self.id, request, ReceiptStatus.ENROLLED)
+        self.turn()
+        return agent
+
+    @property
+    def outbox(self) -> Outbox:
+        assert self.agent is not None
+        return self.agent._ledger.outbox

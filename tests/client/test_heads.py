@@ -1,0 +1,198 @@
+"""Which heads a device takes, fetches and adopts (PROTOCOL 5.5, 6, 8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fedclient.client.heads import Heads
+from fedclient.client.link import Chunk, Link
+from fedclient.config import LimitSettings, PrivacySettings
+from fedclient.device import enrolment
+from fedclient.device.database import open_database
+from fedclient.device.journal import Journal
+from fedclient.device.slots import Slots
+from fedclient.errors import ConfigError, StorageDamaged
+from fedclient.transport.memory import MemoryTransport
+from fedclient.values import BlobRef, Codec, CodecMode, HeadVersion
+from tests.client.harness import PLAN, V1, V2, MiniGateway
+
+
+@pytest.fixture
+def journal(device) -> Journal:
+    return Journal(open_database(device.folder))
+
+
+@pytest.fixture
+def heads(device, journal) -> Heads:
+    return Heads(device.folder, device.config, journal)
+
+
+@pytest.fixture
+def link(device, gateway, broker) -> Link:
+    device.invite(gateway)
+    stored = enrolment.load(device.folder.enrolment)
+    assert stored is not None
+    made = Link(stored.invitation, device.key, MemoryTransport(broker, device.id))
+    made.transport.connect(0.0)
+    made.service((), 0.0)
+    return made
+
+
+def fetch(heads: Heads, link: Link) -> HeadVersion | None:
+    for _ in range(50):
+        for incoming in link.service((), 0.0):
+            if isinstance(incoming, Chunk):
+                ready = heads.take(incoming.topic, incoming.payload)
+                if ready is not None:
+                    heads.finish(link)
+                    return ready
+                heads.update_subscriptions(link)
+    return None
+
+
+def take(heads: Heads, link: Link, journal: Journal, gateway: MiniGateway, version: HeadVersion):
+    manifest = gateway.publish(version)
+    journal.save_manifest(manifest, keep=())
+    if not heads.begin(version, link):
+        assert fetch(heads, link) == version
+    heads.adopt(version, keep=())
+    return manifest
+
+
+# --- PROTOCOL 5.5 ------------------------------------------------------------------------------------
+WIDE = replace(PLAN, max_staleness=2)
+CASES = [
+    (WIDE, HeadVersion(1, 11), {}, True),
+    (WIDE, HeadVersion(1, 12), {}, True),  # exactly the plan's bound
+    (WIDE, HeadVersion(1, 13), {}, False),
+    (PLAN, HeadVersion(1, 11), {}, False),  # synchronous: no staleness at all
+    (WIDE, HeadVersion(2, 11), {}, False),  # a new generation
+    (WIDE, HeadVersion(1, 11), {"model": BlobRef(hash=b"n" * 32, size=9)}, False),
+    (WIDE, HeadVersion(1, 11), {"codec": Codec(density=0.4)}, False),
+    (WIDE, HeadVersion(1, 11), {"codec": Codec(mode=CodecMode.TOPK_SIGN, density=0.3)}, False),
+    (WIDE, HeadVersion(1, 11), {"learning_rate": 0.01}, True),
+    (WIDE, HeadVersion(1, 11), {"max_staleness": 0}, False),  # the gateway judges by the newer plan
+]
+
+
+@pytest.mark.parametrize(("plan", "version", "changed", "may_finish"), CASES)
+def test_rule_5_5_whether_a_job_may_finish_under_a_new_manifest(
+    heads, journal, gateway, plan, version, changed, may_finish
+) -> None:
+    base = gateway.publish(HeadVersion(1, 10), plan, blobs=False)
+    journal.save_manifest(base, keep=())
+    new = replace(base, head_version=version)
+    if "model" in changed:
+        new = replace(new, **changed)
+    elif changed:
+        new = replace(new, plan=replace(plan, **changed), plan_hash=b"another")
+    assert heads.job_may_finish(base.head_version, new) == may_finish
+
+
+def test_rule_5_5_no_job_or_a_base_that_is_gone_may_not_finish(heads, gateway) -> None:
+    manifest = gateway.publish(V2, blobs=False)
+    assert not heads.job_may_finish(None, manifest)
+    assert not heads.job_may_finish(V1, manifest)
+
+
+# --- PROTOCOL 6 and 8: the owner's bounds -------------------------------------------------------------
+def test_rule_6_an_oversized_model_is_refused(device, journal, gateway) -> None:
+    manifest = gateway.publish(V1, blobs=False)
+    limited = Heads(device.folder, replace(device.config, limits=LimitSettings(max_model_mib=1)), journal)
+    limited.admit(manifest)
+    with pytest.raises(ConfigError, match="max_model_mib"):
+        limited.admit(replace(manifest, model=BlobRef(hash=b"m" * 32, size=1 << 20)))
+
+
+def test_rule_6_a_model_the_disk_has_no_room_for_is_refused(heads, gateway, monkeypatch) -> None:
+    from fedclient.client import heads as module  # noqa: PLC0415
+
+    full = type("Usage", (), {"free": 100})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: full)
+    with pytest.raises(ConfigError, match="disk"):
+        heads.admit(gateway.publish(V1, blobs=False))
+
+
+def test_rule_8_only_allowed_models_are_taken(device, journal, gateway) -> None:
+    manifest = gateway.publish(V1, blobs=False)
+    for allowed, taken in ((manifest.model.hash.hex(), True), ("00" * 32, False)):
+        privacy = PrivacySettings(allowed_models=(allowed,))
+        heads = Heads(device.folder, replace(device.config, privacy=privacy), journal)
+        if taken:
+            heads.admit(manifest)
+        else:
+            with pytest.raises(ConfigError, match="allowed_models"):
+                heads.admit(manifest)
+
+
+# --- fetching and adopting ----------------------------------------------------------------------------
+def test_a_head_is_fetched_and_adopted(heads, link, journal, gateway, device) -> None:
+    manifest = take(heads, link, journal, gateway, V1)
+    slots = Slots(device.folder.current)
+    assert slots.is_active(manifest)
+    assert slots.read()[1] == gateway.model
+    assert heads.begin(V1, link)  # nothing is missing
+    heads.adopt(V1, keep=())
+    assert slots.is_active(manifest)
+
+
+def test_rule_6_a_second_begin_keeps_the_subscriptions(heads, link, journal, gateway) -> None:
+    journal.save_manifest(gateway.publish(V1, blobs=False), keep=())
+    assert not heads.begin(V1, link)
+    before = link.transport.sent_bytes
+    assert not heads.begin(V1, link)
+    assert link.transport.sent_bytes == before
+
+
+def test_blobs_of_heads_that_are_needed_stay(heads, link, journal, gateway, device) -> None:
+    first = take(heads, link, journal, gateway, V1)
+    second = take(heads, link, journal, gateway, V2)
+    names = {path.name for path in device.folder.blobs.iterdir()}
+    assert names == {ref.hash[:16].hex() for ref in (second.model, second.head)}
+    assert first.model == second.model
+
+
+def test_a_job_keeps_the_blobs_of_its_base(heads, link, journal, gateway, device) -> None:
+    first = take(heads, link, journal, gateway, V1)
+    manifest = gateway.publish(V2)
+    journal.save_manifest(manifest, keep=())
+    assert heads.begin(V2, link) or fetch(heads, link) == V2
+    heads.adopt(V2, keep=(None, V1))
+    assert (device.folder.blobs / first.head.hash[:16].hex()).exists()
+
+
+@pytest.mark.parametrize("damage", ["manifest", "gone", "flipped"])
+def test_damage_is_reported_and_what_is_missing_fetched_again(
+    heads, link, journal, gateway, device, damage
+) -> None:
+    manifest = gateway.publish(V1)
+    journal.save_manifest(manifest, keep=())
+    heads.begin(V1, link)
+    assert fetch(heads, link) == V1
+    blob = device.folder.blobs / manifest.head.hash[:16].hex()
+    if damage == "manifest":
+        journal._database.execute("DELETE FROM manifest")
+    elif damage == "gone":
+        blob.unlink()
+    else:
+        blob.write_bytes(bytes(manifest.head.size))
+    with pytest.raises(StorageDamaged, match="fetched again"):
+        heads.adopt(V1, keep=())
+    assert not heads.begin(V1, link)
+    if damage == "manifest":
+        assert manifest in link.service((), 0.0)  # asked for, and the broker has it
+    else:
+        assert fetch(heads, link) == V1
+        heads.adopt(V1, keep=())
+
+
+def test_a_head_that_cannot_be_trained_is_left(heads, link, journal, gateway, device, caplog) -> None:
+    take(heads, link, journal, gateway, V1)
+    take(heads, link, journal, gateway, V2)
+    heads.fall_back(V2)
+    active = Slots(device.folder.current).active()
+    assert active is not None
+    assert active.version == V1
+    assert "cannot be trained here" in caplog.text

@@ -1,0 +1,160 @@
+"""When jobs run, and what their ends mean."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from fedclient.client.work import FIRST_BACKOFF_S, MAX_BACKOFF_S, Work
+from fedclient.config import LimitSettings
+from fedclient.device.database import open_database
+from fedclient.device.jobs import TrainerExit
+from fedclient.device.journal import Journal
+from fedclient.session import Cause, Crashed, Enrolment, Finished, HeadLost, State, Stopped
+from tests.client.harness import V1, V2
+from tests.client.test_link import MiniGateway
+
+WAITING = State(enrolment=Enrolment.DONE, floor=V1, current=V1)
+
+
+@pytest.fixture
+def work(device):
+    database = open_database(device.folder)
+    yield Work(device.folder, device.config, database)
+    database.close()
+
+
+def ended(work: Work, code: int, *, asked: bool = False, unsettled: object = None) -> list[object]:
+    work.child = SimpleNamespace(finish=lambda: code, asked=asked)
+    return work.ended(unsettled)
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "events"),
+    [
+        (TrainerExit.STOPPED, True, [Stopped()]),
+        (TrainerExit.STOPPED, False, [Stopped()]),
+        (-signal.SIGTERM, True, [Stopped()]),  # asked before it could listen: no failure of its own
+        (-signal.SIGTERM, False, [Crashed(Cause.CRASH)]),
+        (-signal.SIGKILL, True, [Crashed(Cause.CRASH)]),
+        (TrainerExit.CRASHED, False, [Crashed(Cause.CRASH)]),
+        (137, False, [Crashed(Cause.CRASH)]),
+        (TrainerExit.DATA, False, [Crashed(Cause.DATA)]),
+        (TrainerExit.DISK, False, [Crashed(Cause.DATA)]),
+        (TrainerExit.MODEL, False, [Crashed(Cause.MODEL)]),
+        (TrainerExit.LOST, False, [Crashed(Cause.CRASH), HeadLost(V1)]),
+    ],
+)
+def test_rule_5_6_what_an_end_means(work, code, asked, events) -> None:
+    work.prepare(V1)
+    assert ended(work, code, asked=asked) == events
+    assert work.child is None
+    assert bool(work.failure) == (not isinstance(events[0], Stopped))
+    assert work.ended(None) == []
+
+
+@pytest.mark.parametrize("code", [0, 1, -9, TrainerExit.STOPPED])
+def test_rule_5_2_what_is_in_the_outbox_counts_whatever_the_exit_code(work, code) -> None:
+    assert ended(work, code, unsettled=SimpleNamespace(counter=7)) == [Finished(7)]
+
+
+def test_rule_5_1_a_job_is_resumed_on_its_head_and_replaced_on_another(work) -> None:
+    work.prepare(V1)
+    job = work.job()
+    work.prepare(V1)
+    assert work.job() == job
+    work.prepare(V2)
+    assert work.job().head_version == V2
+    work.drop_job()
+    assert work.job() is None
+
+
+def test_a_trainer_that_cannot_be_started_is_a_failure_and_the_agent_lives(work, device, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(device.folder.path / "nothing"))
+    work.prepare(V1)
+    assert work.start(V1, 0.0) == [Crashed(Cause.CRASH)]
+    assert work.child is None
+    assert "cannot be started" in work.failure
+
+
+def test_starting_needs_the_job_it_is_about(work) -> None:
+    assert work.start(V1, 0.0) == []
+    work.prepare(V1)
+    assert work.start(V2, 0.0) == []
+    assert work.child is None
+
+
+def test_something_new_is_asked_about_at_once_and_then_at_its_pace(work, device) -> None:
+    assert work.is_news(WAITING)
+    assert work.next_decision_s(WAITING, 100.0) == 100.0
+    assert not work.is_news(WAITING)
+    assert work.next_decision_s(WAITING, 100.0) == 100.0 + device.config.schedule.poll_s
+    newer = replace(WAITING, current=V2)
+    assert work.is_news(newer)
+    assert work.next_decision_s(newer, 200.0) == 200.0
+    training = replace(newer, running=True)
+    assert 200.0 < work.next_decision_s(training, 200.0) <= 205.0
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause_s"), [(1, 30.0), (2, 60.0), (3, 120.0), (9, 3600.0), (5000, 3600.0)]
+)
+def test_after_failures_pauses_double_for_ever_so_many_of_them(work, failures, pause_s) -> None:
+    assert FIRST_BACKOFF_S <= pause_s <= MAX_BACKOFF_S
+    work.next_decision_s(WAITING, 0.0)
+    assert work.next_decision_s(replace(WAITING, failures=failures), 50.0) == 50.0 + pause_s
+
+
+def test_a_trainer_is_watched_closely_also_after_failures(work) -> None:
+    work.next_decision_s(WAITING, 0.0)
+    assert work.next_decision_s(replace(WAITING, failures=3, running=True), 0.0) <= 5.0
+
+
+def test_gates_are_named_and_explained(work, device, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    decision = work.decide(V1, 0.0)
+    assert not decision.eligible
+    assert work.closed_gates == decision.closed
+    assert work.why_not
+    assert work.why_not.split(";")[0] in caplog.text
+    device.samples()
+    for now_s in (10.0, 20.0):
+        decision = work.decide(V1, now_s)
+    assert decision.eligible
+    assert work.closed_gates == ()
+
+
+def test_only_samples_the_head_has_labels_for_open_the_gate(work, device, broker) -> None:
+    device.samples()
+    manifest = replace(MiniGateway(broker).publish(V1, blobs=False), labels=("walk", "sit"))
+    Journal(work._database).save_manifest(manifest, keep=())
+    counts = work._counts(V1)
+    assert counts.distinct == 40  # two of three classes
+    assert work._counts(None).distinct == 60
+
+
+def test_a_sample_store_that_cannot_be_read_closes_the_gates(work, device) -> None:
+    device.folder.samples.write_bytes(b"no database" * 500)
+    assert work._counts(None).distinct in {0, None}
+    assert not work.decide(None, 0.0).eligible
+
+
+def test_the_owners_bounds_are_the_stores(device) -> None:
+    limits = LimitSettings(samples_max_rows=10)
+    database = open_database(device.folder)
+    device.samples()
+    work = Work(device.folder, replace(device.config, limits=limits), database)
+    assert work._counts(None).distinct == 10
+    database.close()
+
+
+def test_the_newest_sample_of_an_update_comes_from_its_report(work) -> None:
+    journal = Journal(work._database)
+    journal.record_round(3, V1, {"newest_sample": 42})
+    journal.record_round(4, V1, {})
+    assert [work.newest_sample(counter) for counter in (3, 4, 5)] == [42, 0, 0]

@@ -1,0 +1,373 @@
+"""Bodies: exact round trips, golden bytes, a second reader, and what strangers may send."""
+
+import json
+import math
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedclient.codec import Decoded, decode, encode
+from fedclient.errors import CodecError, DataError
+from fedclient.limits import MAX_HEAD_PARAMETERS
+from fedclient.values import Codec, CodecMode, TensorSpec, parameters
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "codec.json").read_text())
+TENSORS = (
+    TensorSpec(name="b", shape=(3,)),
+    TensorSpec(name="w", shape=(2, 4)),
+    TensorSpec(name="x", shape=(9,)),
+)
+HEAD = (TensorSpec(name="bias", shape=(10,)), TensorSpec(name="kernel", shape=(1280, 10)))
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SMALL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0**-10, -(2.0**-10), 2.0**-140, 2.0**127])
+DELTA = hnp.arrays(np.float32, parameters(TENSORS), elements=st.one_of(SMALL, FINITE))
+CODEC = st.builds(
+    Codec, mode=st.sampled_from(CodecMode), density=st.floats(0, 1, exclude_min=True, allow_subnormal=False)
+)
+MODES = pytest.mark.parametrize("mode", CodecMode, ids=lambda mode: mode.name)
+
+
+def dense(decoded: Decoded, size: int) -> np.ndarray:
+    if decoded.indices is None:
+        return decoded.values
+    out = np.zeros(size, np.float32)
+    out[decoded.indices] = decoded.values
+    return out
+
+
+def delta(tensors: tuple[TensorSpec, ...], seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(parameters(tensors)).astype(np.float32)
+
+
+def check_bounds(decoded: Decoded, tensors: tuple[TensorSpec, ...], codec: Codec) -> None:
+    size = parameters(tensors)
+    assert np.isfinite(decoded.values).all()
+    assert decoded.values.dtype == np.float32
+    if codec.mode is CodecMode.DENSE_INT8:
+        assert decoded.indices is None
+        assert decoded.values.size == size
+        return
+    assert decoded.indices is not None
+    assert decoded.indices.size == decoded.values.size <= max(1, round(codec.density * size))
+    assert decoded.values.all()
+    assert (np.diff(decoded.indices) > 0).all()
+    assert ((decoded.indices >= 0) & (decoded.indices < size)).all()
+
+
+def read_slowly(body: bytes, tensors: tuple[TensorSpec, ...]) -> list[float]:
+    """A second reader of valid bodies, from the layout alone, as a board without NumPy would write it."""
+    size = parameters(tensors)
+    owner = [number for number, tensor in enumerate(tensors) for _ in range(tensor.size)]
+    out = [0.0] * size
+    if body[0] == 3:
+        positions, rest = list(range(size)), body[1:]
+    else:
+        count = shift = 0
+        at = 1
+        while True:
+            count |= (body[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+            if body[at - 1] < 128:
+                break
+        if count == 0:
+            return out
+        parameter = body[at]
+        bits = "".join(f"{byte:08b}" for byte in body[at + 1 :])
+        cursor, last, positions = count * parameter, -1, []
+        for i in range(count):
+            end = bits.index("1", cursor)
+            low = int("0" + bits[i * parameter : (i + 1) * parameter], 2)
+            last += ((end - cursor) << parameter) + low + 1
+            positions.append(last)
+            cursor = end + 1
+        rest = body[at + 1 + (cursor + 7) // 8 :]
+    if body[0] == 2:
+        (magnitude,) = struct.unpack("<f", rest[-4:])
+        for i, position in enumerate(positions):
+            out[position] = -magnitude if rest[i // 8] >> (7 - i % 8) & 1 else magnitude
+        return out
+    values = struct.unpack(f"{len(positions)}b", rest[: len(positions)])
+    owners = sorted({owner[p] for p, value in zip(positions, values, strict=True) if value})
+    scales = dict(zip(owners, struct.unpack(f"<{len(owners)}f", rest[len(positions) :]), strict=True))
+    for position, value in zip(positions, values, strict=True):
+        if value:
+            out[position] = float(np.float32(value) * np.float32(scales[owner[position]]))
+    return out
+
+
+@given(DELTA, CODEC)
+def test_round_trip_is_bit_exact_and_canonical(vector, codec):
+    encoded = encode(vector, TENSORS, codec)
+    decoded = decode(encoded.body, TENSORS, codec)
+    check_bounds(decoded, TENSORS, codec)
+    assert dense(decoded, vector.size).tobytes() == encoded.decoded.tobytes()
+    assert read_slowly(encoded.body, TENSORS) == encoded.decoded.tolist()
+    assert encode(vector.copy(), TENSORS, codec).body == encoded.body
+
+
+@given(DELTA, CODEC)
+def test_what_is_sent_is_the_largest_and_near_the_truth(vector, codec):
+    decoded = encode(vector, TENSORS, codec).decoded
+    if codec.mode is CodecMode.TOPK_SIGN:
+        assert np.linalg.norm(decoded.astype(float)) <= np.linalg.norm(vector.astype(float)) * (1 + 1e-6)
+        return
+    sent = decoded != 0
+    assert (np.sign(decoded[sent]) == np.sign(vector[sent])).all()
+    assert (np.abs(decoded[sent].astype(float)) <= 2.001 * np.abs(vector[sent].astype(float))).all()
+
+
+def test_a_body_worked_out_by_hand():
+    # k = round(0.15 * 20) = 3: positions 1, 4, 9; gaps 1, 2, 4; r = 1: remainders 1 0 0, quotients 0 1 2
+    vector = np.zeros(20, np.float32)
+    vector[[1, 4, 9]] = 63.5, -254, 10.1
+    vector[[0, 5, 19]] = 10, -10, 10
+    positions = bytes([1, 0b100_1_01_00, 0b1_0000000])
+    int8 = bytes([1, 3]) + positions + bytes([127, 256 - 127, 5]) + struct.pack("<ff", 0.5, 2)
+    sign = bytes([2, 3]) + positions + bytes([0b010_00000]) + struct.pack("<f", np.float32(327.6 / 3))
+    codec = Codec(mode=CodecMode.TOPK_INT8, density=0.15)
+    encoded = encode(vector, TENSORS, codec)
+    assert encoded.body == int8
+    assert encoded.decoded[[1, 4, 9]].tolist() == [63.5, -254, 10]
+    assert (encoded.sparsified_bytes, encoded.quantized_bytes) == (3 * 8, 3 * 4 + 3 + 8)
+    encoded = encode(vector, TENSORS, Codec(mode=CodecMode.TOPK_SIGN, density=0.15))
+    assert encoded.body == sign
+    assert (encoded.sparsified_bytes, encoded.quantized_bytes) == (3 * 8, 3 * 4 + 1 + 4)
+
+
+def test_a_dense_body_worked_out_by_hand():
+    vector = np.zeros(20, np.float32)
+    vector[[0, 2, 19]] = 1, -0.5, -127
+    body = (
+        bytes([3, 127, 0, 256 - 64])
+        + bytes(16)
+        + bytes([256 - 127])
+        + struct.pack("<ff", np.float32(1 / 127), 1)
+    )
+    encoded = encode(vector, TENSORS, Codec(mode=CodecMode.DENSE_INT8))
+    assert encoded.body == body
+    assert (encoded.sparsified_bytes, encoded.quantized_bytes) == (80, 28)
+
+
+@MODES
+def test_a_delta_of_zeros(mode):
+    codec = Codec(mode=mode)
+    body = encode(np.zeros(20, np.float32), TENSORS, codec).body
+    assert body == (bytes([3]) + bytes(20) if mode is CodecMode.DENSE_INT8 else bytes([mode, 0]))
+    assert decode(body, TENSORS, codec).norm() == 0
+
+
+@MODES
+def test_what_is_too_small_for_a_scale_counts_as_zero(mode):
+    vector = np.full(20, 2.0**-140, np.float32)
+    codec = Codec(mode=mode, density=1.0)
+    encoded = encode(vector, TENSORS, codec)
+    assert not encoded.decoded.any()
+    assert decode(encoded.body, TENSORS, codec).norm() == 0
+    assert len(encoded.body) == (21 if mode is CodecMode.DENSE_INT8 else 2)
+
+
+def test_int8_leaves_out_what_rounds_to_zero():
+    vector = np.zeros(20, np.float32)
+    vector[:4] = 127, 0.4, 0.6, -0.5  # the last element is alone in its tensor, with a scale of its own
+    encoded = encode(vector, TENSORS, Codec(density=1.0))
+    assert np.flatnonzero(encoded.decoded).tolist() == [0, 2, 3]
+    assert encoded.sparsified_bytes == 4 * 8
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=lambda case: case["name"])
+def test_golden_vectors(case):
+    tensors, codec = from_case(case)
+    body = bytes.fromhex(case["body"])
+    encoded = encode(from_sparse(case["input"], tensors), tensors, codec)
+    assert encoded.body == body
+    expected = from_sparse(case["decoded"], tensors)
+    assert dense(decode(body, tensors, codec), expected.size).tobytes() == expected.tobytes()
+    assert read_slowly(body, tensors) == expected.tolist()
+
+
+@pytest.mark.parametrize("case", VECTORS["invalid"], ids=lambda case: case["name"])
+def test_golden_refusals(case):
+    tensors, codec = from_case(case)
+    with pytest.raises(CodecError):
+        decode(bytes.fromhex(case["body"]), tensors, codec)
+
+
+def from_case(case) -> tuple[tuple[TensorSpec, ...], Codec]:
+    tensors = tuple(TensorSpec(name=name, shape=tuple(shape)) for name, shape in case["tensors"])
+    return tensors, Codec(mode=CodecMode(case["mode"]), density=case["density"])
+
+
+def from_sparse(sparse, tensors: tuple[TensorSpec, ...]) -> np.ndarray:
+    out = np.zeros(parameters(tensors), np.float32)
+    out[sparse["positions"]] = np.frombuffer(bytes.fromhex(sparse["values"]), dtype="<f4")
+    return out
+
+
+@MODES
+def test_truncation_at_every_length_and_any_tail_is_refused(mode):
+    codec, tensors = Codec(mode=mode, density=0.3), (*TENSORS, *TENSORS)
+    body = encode(delta(tensors), tensors, codec).body
+    for length in range(len(body)):
+        with pytest.raises(CodecError):
+            decode(body[:length], tensors, codec)
+    for tail in (b"\0", b"\x01", bytes(4), struct.pack("<f", 1.0)):
+        with pytest.raises(CodecError):
+            decode(body + tail, tensors, codec)
+
+
+@MODES
+def test_truncation_of_a_real_head_at_every_length(mode):
+    codec = Codec(mode=mode)
+    body = encode(delta(HEAD), HEAD, codec).body
+    for length in range(0, len(body), 37 if mode is CodecMode.DENSE_INT8 else 1):
+        with pytest.raises(CodecError):
+            decode(body[:length], HEAD, codec)
+
+
+@MODES
+@pytest.mark.parametrize(("tensors", "density"), [(TENSORS, 0.3), (TENSORS, 1.0), (HEAD, 0.01)], ids=str)
+def test_every_flipped_bit_is_refused_or_another_body_within_bounds(mode, tensors, density):
+    codec = Codec(mode=mode, density=density)
+    body = encode(delta(tensors), tensors, codec).body
+    seen = {content(decode(body, tensors, codec))}
+    step = 101 if len(body) > 1000 else 1  # a dense head: its bytes are all alike
+    flips = range(0, 8 * len(body), step)
+    for bit in flips:
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 0x80 >> bit % 8
+        try:
+            decoded = decode(bytes(flipped), tensors, codec)
+        except CodecError:
+            continue
+        check_bounds(decoded, tensors, codec)
+        assert content(decoded) not in seen, "two bodies with one content"
+        seen.add(content(decoded))
+    print(f"{mode.name}, {len(body)} bytes: {len(seen) - 1} of {len(flips)} flips are other valid bodies")
+
+
+def content(decoded: Decoded) -> tuple[bytes, bytes]:
+    indices = b"" if decoded.indices is None else decoded.indices.tobytes()
+    return indices, decoded.values.tobytes()
+
+
+@given(CODEC, st.binary(max_size=60), st.integers(0, 20))
+def test_any_bytes_give_a_codec_error_or_something_within_bounds(codec, junk, count):
+    for body in (junk, bytes([codec.mode]) + junk, bytes([codec.mode, count]) + junk):
+        try:
+            decoded = decode(body, TENSORS, codec)
+        except CodecError:
+            continue
+        check_bounds(decoded, TENSORS, codec)
+
+
+@MODES
+def test_the_mode_must_be_the_plans(mode):
+    body = encode(delta(TENSORS), TENSORS, Codec(mode=mode)).body
+    for other in CodecMode:
+        if other is not mode:
+            with pytest.raises(CodecError, match="mode"):
+                decode(body, TENSORS, Codec(mode=other))
+
+
+def test_more_values_than_the_plan_allows_are_refused():
+    vector = delta(TENSORS)
+    body = encode(vector, TENSORS, Codec(density=0.25)).body  # k = 5
+    decode(body, TENSORS, Codec(density=0.25))
+    with pytest.raises(CodecError, match="allows 4"):
+        decode(body, TENSORS, Codec(density=0.2))
+
+
+@pytest.mark.parametrize(
+    "count", [b"\x81\x00", b"\x80\x80\x00", b"\x80\x80\x80\x80\x01", b"\xff" * 9, b"\x80"]
+)
+def test_a_count_that_is_not_minimal_is_refused(count):
+    with pytest.raises(CodecError, match="count"):
+        decode(b"\x01" + count, TENSORS, Codec())
+
+
+@MODES
+@pytest.mark.parametrize("declared", [MAX_HEAD_PARAMETERS, MAX_HEAD_PARAMETERS - 1, 2**28 - 1, 1_000_000])
+@pytest.mark.parametrize("parameter", [0, 1, 21, 255])
+def test_declared_sizes_allocate_nothing(mode, declared, parameter):
+    tensors = (TensorSpec(name="w", shape=(MAX_HEAD_PARAMETERS,)),)
+    varint = bytes([declared >> shift & 127 | 128 for shift in (0, 7, 14)] + [declared >> 21])
+    body = bytes([mode]) + varint + bytes([parameter]) + b"\xff" * 200
+    tracemalloc.start()
+    try:
+        with pytest.raises(CodecError):
+            decode(body, tensors, Codec(mode=mode, density=1.0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * 1024
+
+
+@MODES
+def test_memory_follows_the_body(mode):
+    tensors = (TensorSpec(name="w", shape=(1_000_000,)),)
+    codec = Codec(mode=mode)
+    body = encode(delta(tensors), tensors, codec).body
+    tracemalloc.start()
+    try:
+        decode(body, tensors, codec)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"{mode.name}: {len(body)} bytes decode within {peak} bytes")
+    assert peak < 100 * len(body)
+
+
+@MODES
+def test_error_feedback_loses_nothing(mode):
+    rng, codec = np.random.default_rng(5), Codec(mode=mode, density=0.02)
+    inputs, outputs = np.zeros(12_810), np.zeros(12_810)
+    residual = np.zeros(12_810, np.float32)
+    for _ in range(60):
+        step = (rng.standard_normal(12_810) * rng.random(12_810) ** 4).astype(np.float32)
+        inputs += step
+        vector = residual + step
+        encoded = encode(vector, HEAD, codec)
+        residual = vector - encoded.decoded
+        decode(encoded.body, HEAD, codec).add_to(outputs, 1.0)
+    assert np.abs(outputs + residual - inputs).max() < 1e-4
+    assert np.linalg.norm(residual) < 0.8 * np.linalg.norm(inputs)  # most has arrived
+
+
+@given(DELTA, CODEC, st.floats(0.001, 64))
+def test_add_to_and_norm_are_those_of_the_dense_vector(vector, codec, weight):
+    encoded = encode(vector, TENSORS, codec)
+    decoded = decode(encoded.body, TENSORS, codec)
+    total = np.linspace(-1, 1, vector.size)
+    expected = total + encoded.decoded.astype(np.float64) * weight
+    decoded.add_to(total, weight)
+    assert np.array_equal(total, expected)
+    norm = math.sqrt(math.fsum(float(value) ** 2 for value in encoded.decoded))
+    assert decoded.norm() == pytest.approx(norm, rel=1e-14)
+
+
+@MODES
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_delta_that_is_not_finite_is_refused(mode, bad):
+    vector = delta(TENSORS)
+    vector[7] = bad
+    with pytest.raises(DataError, match="NaN or infinite"):
+        encode(vector, TENSORS, Codec(mode=mode))
+
+
+@pytest.mark.parametrize("vector", [np.zeros(19, np.float32), np.zeros(20), np.zeros((4, 5), np.float32)])
+def test_a_delta_of_another_shape_or_type_is_a_programming_mistake(vector):
+    with pytest.raises(ValueError, match="want float32"):
+        encode(vector, TENSORS, Codec())
+
+
+@pytest.mark.parametrize(("mode", "at_most"), [(CodecMode.TOPK_INT8, 285), (CodecMode.TOPK_SIGN, 165)])
+def test_a_head_of_12810_parameters_fits_its_budget(mode, at_most):
+    sizes = [len(encode(delta(HEAD, seed), HEAD, Codec(mode=mode)).body) for seed in range(50)]
+    print(f"{mode.name}: 128 of 12,810 parameters in {min(sizes)} to {max(sizes)} bytes")
+    assert max(sizes) <= at_most

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedclient import codec
+from fedclient.errors import StorageFull
+from fedclient.gateway import collection, releases
+from fedclient.gateway.collection import Collection
+from fedclient.gateway.roster import Standing
+from fedclient.values import HeadVersion, ReceiptStatus
+from tests.gateway.harness import PLAN, TENSORS, Farm, body, content
+
+
+def expected_head(farm, rows):
+    """Independent arithmetic: the weighted mean of what the bodies say, added to the first head."""
+    weights = [weight for _, weight in rows]
+    dense = []
+    for seed, _ in rows:
+        total = np.zeros(len(content().head))
+        codec.decode(body(seed), TENSORS, PLAN.codec).add_to(total, 1.0)
+        dense.append(total)
+    return content().head + np.average(dense, axis=0, weights=weights)
+
+
+def test_the_next_head_is_the_weighted_mean(farm):
+    devices = farm.devices(3)
+    for device, bucket in zip(devices, (5, 7, 13), strict=True):
+        device.update(bucket=bucket, body=body(bucket))
+    farm.settle(*devices)
+    expected = expected_head(farm, [(5, 2**5), (7, 2**7), (13, 2**10)])  # max_weight_bucket is 10
+    assert np.allclose(farm.head(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_stale_updates_weigh_less(tmp_path):
+    farm = Farm(tmp_path / "gateway", publish=False)
+    releases.publish(farm.desk, content(replace(PLAN, max_staleness=2)))
+    devices = farm.devices(4)
+    old = devices[3].base()
+    for device in devices[:3]:
+        device.update()
+    farm.settle(*devices)
+    late = devices[3].update(base=old)
+    farm.settle(*devices)
+    assert devices[3].receipt_for(late).status is ReceiptStatus.COUNTED
+    (row,) = farm.store.buffered()
+    assert row.weight == pytest.approx(2**5 / np.sqrt(2))
+
+
+def test_rule_4_4_a_rebuilt_collection_makes_the_bit_identical_head(farm):
+    devices = farm.devices(3)
+    for device in devices[:2]:
+        device.update(bucket=7)
+    farm.settle(*devices)
+    for _ in range(3):
+        farm.restart()
+        fresh = Collection(farm.desk, farm.now_s)
+        assert fresh.state.updates == 2
+        assert fresh.bytes_up == farm.gateway._collection.bytes_up
+        assert (fresh._sum._total == farm.gateway._collection._sum._total).all()
+    running = farm.gateway._collection._sum.finish(content().head, 1.0)
+    farm.restart()
+    assert farm.gateway._collection._sum.finish(content().head, 1.0).tobytes() == running.tobytes()
+
+
+def test_rule_7_revocation_is_checked_again_at_aggregation(farm):
+    devices = farm.devices(4)
+    for number, device in enumerate(devices[:2]):
+        device.update(body=body(number))
+    farm.settle(*devices)
+    with farm.store.transaction():
+        farm.store.roster.set_standing(devices[0].id, Standing.REVOKED)
+    devices[2].update(body=body(2))
+    farm.settle(*devices)
+    assert farm.store.current() == HeadVersion(1, 1), "two are left: below the minimum"
+    devices[3].update(body=body(3))
+    farm.settle(*devices)
+    assert farm.store.current() == HeadVersion(1, 2)
+    assert np.allclose(farm.head(), expected_head(farm, [(1, 1), (2, 1), (3, 1)]), rtol=1e-6, atol=1e-7)
+    assert [row[3] for row in farm.store.ledger()] == [0, 2, 2, 2]
+
+
+def test_a_revocation_between_aggregation_and_commit_is_not_missed(farm, monkeypatch):
+    devices = farm.devices(3)
+
+    def revoke_meanwhile(_head):
+        with farm.store.transaction():
+            farm.store.roster.set_standing(devices[1].id, Standing.REVOKED)
+
+    monkeypatch.setattr(farm.gateway, "_measure", revoke_meanwhile)
+    for device in devices:
+        device.update()
+    farm.settle(*devices)
+    assert farm.store.current() == HeadVersion(1, 1)
+    assert len(list(farm.store.buffered())) == 2
+
+
+def test_a_publish_between_aggregation_and_commit_wins(farm, monkeypatch):
+    devices = farm.devices(3)
+    meanwhile = iter([lambda: releases.rollback(farm.desk, 1)])
+    monkeypatch.setattr(farm.gateway, "_measure", lambda _head: next(meanwhile, lambda: None)() and None)
+    for device in devices:
+        device.update()
+    farm.settle(*devices)
+    assert farm.store.current() == HeadVersion(2, 2)
+    assert farm.store.rounds() == []
+
+
+def test_a_close_that_fails_is_done_again_with_the_same_result(farm, monkeypatch):
+    devices = farm.devices(3)
+    original = type(farm.store).add_release
+    failures = iter([True, True])
+
+    def add_release(store, *args):
+        original(store, *args)
+        if next(failures, False):
+            raise StorageFull("no room: make some")
+
+    monkeypatch.setattr(type(farm.store), "add_release", add_release)
+    for number, device in enumerate(devices):
+        device.update(body=body(number))
+    farm.settle(*devices)
+    assert farm.store.current() == HeadVersion(1, 1)
+    farm.run(30)
+    assert farm.store.current() == HeadVersion(1, 2)
+    assert np.allclose(farm.head(), expected_head(farm, [(0, 1), (1, 1), (2, 1)]), rtol=1e-6, atol=1e-7)
+
+
+def test_a_rebuilt_version_keeps_its_deadline(farm):
+    first = Collection(farm.desk, 100.0)
+    assert Collection(farm.desk, 150.0, first).deadline_s() == 100.0 + farm.settings.deadline_s
+    releases.rollback(farm.desk, 1)
+    assert Collection(farm.desk, 150.0, first).deadline_s() == 150.0 + farm.settings.deadline_s
+
+
+def test_before_the_first_release_there_is_nothing_to_count(tmp_path):
+    farm = Farm(tmp_path / "gateway", publish=False)
+    empty = Collection(farm.desk, 0.0)
+    assert (empty.current, empty.deadline_s(), empty.due(1e9)) == (HeadVersion(0, 0), None, False)
+    assert not empty.close(lambda _: None, 0, 1e9)
+
+
+def test_the_module_has_no_clock():
+    assert not {"time", "datetime"} & set(vars(collection))

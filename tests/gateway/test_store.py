@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedclient.errors import AlreadyRunning, StorageError
+from fedclient.gateway.store import CountedUpdate, Release, Store, sole_owner
+from fedclient.values import Base, Broker, HeadVersion
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path)
+    with made.transaction():
+        made.found("farm", Broker(host="h", port=1, tls=True))
+    return made
+
+
+def release(generation, version, head=b"h" * 32):
+    where = HeadVersion(generation, version)
+    base = Base(head_version=where, head_hash=head, plan_hash=b"p" * 32)
+    return Release(head_version=where, model_hash=b"m" * 32, base=base, signed=b"%d" % version)
+
+
+def add(store, *releases):
+    with store.transaction():
+        for one in releases:
+            store.add_blob(one.model_hash, b"model")
+            store.add_blob(one.base.head_hash, b"head")
+            store.add_release(one)
+
+
+def counted(device="a", version=1, counter=1):
+    return CountedUpdate(
+        device=device, base=HeadVersion(1, version), counter=counter, weight=0.1, wire_bytes=9, body=b"b"
+    )
+
+
+def test_a_federation_is_founded_once(store, tmp_path):
+    assert store.federation() == ("farm", Broker(host="h", port=1, tls=True))
+    with pytest.raises(StorageError, match="another folder"), store.transaction():
+        store.found("barn", Broker(host="h", port=1))
+
+
+def test_an_empty_database_says_what_to_do(tmp_path):
+    with pytest.raises(StorageError, match="gateway init"):
+        Store(tmp_path).federation()
+
+
+def test_rule_4_4_the_database_survives_power_cuts(store):
+    assert store._db.one("PRAGMA journal_mode") == ("wal",)
+    assert store._db.one("PRAGMA synchronous") == (2,)
+
+
+def test_releases_come_newest_first_and_bases_are_kept_for_ever(store):
+    assert store.current() == HeadVersion(0, 0)
+    add(store, release(1, 1), release(1, 2), release(2, 3))
+    assert store.current() == HeadVersion(2, 3)
+    assert [one.head_version.version for one in store.releases(2)] == [3, 2]
+    assert store.release_of_version(2) == release(1, 2)
+    assert store.release_of_version(9) is None
+    assert store.base(HeadVersion(1, 1)) == release(1, 1).base
+    assert store.base(HeadVersion(2, 1)) is None
+
+
+def test_blobs_are_immutable(store):
+    with store.transaction():
+        store.add_blob(b"k", b"first")
+        store.add_blob(b"k", b"second")
+    assert store.blob(b"k") == b"first"
+    with pytest.raises(StorageError, match="missing"):
+        store.blob(b"none")
+
+
+def test_rule_4_2_the_database_itself_refuses_a_second_counted_update(store):
+    store.add_counted(counted())
+    with pytest.raises(Exception, match="UNIQUE"):
+        store.add_counted(counted(counter=2))
+
+
+def test_the_buffer_is_read_in_the_order_of_counting(store):
+    names = [f"device{number:03}" for number in range(200)][::-1]
+    with store.transaction():
+        for name in names:
+            store.add_counted(counted(device=name))
+    assert [row.device for row in store.buffered()] == names
+    assert next(store.buffered()) == counted(device=names[0])
+
+
+def test_weights_come_back_bit_for_bit(store):
+    with store.transaction():
+        store.add_counted(counted())
+    assert next(store.buffered()).weight == 0.1
+
+
+def test_retained_topics(store):
+    with store.transaction():
+        store.add_retained({"a", "b"})
+        store.add_retained({"b", "c"})
+        store.forget_retained({"a"})
+    assert store.retained() == {"b", "c"}
+
+
+def test_one_owner_at_a_time(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from fedclient.gateway.store import sole_owner\n"
+        "with sole_owner(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout.readline() == b"mine\n"
+    with pytest.raises(AlreadyRunning, match="another gateway is running"), sole_owner(tmp_path):
+        pass
+    child.kill()
+    child.communicate()
+    with sole_owner(tmp_path):
+        pass

@@ -1,0 +1,226 @@
+"""Messages up: whatever is changed on the way, nothing comes out of them (PROTOCOL 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedclient.crypto import cose, keys, sodium
+from fedclient.errors import CryptoError, UnknownHead, WireError
+from fedclient.uplink import MAX_BYTES, DeviceUplink, GatewayUplink, envelope_hash
+from fedclient.values import MessageType
+from fedclient.wire import cbor, messages
+from fedclient.wire.envelope import Envelope, down_aad, encode_envelope, up_aad
+from tests.wire import golden
+from tests.wire.golden import BASE, DEVICE, FEDERATION, SEALING, STATUS, UPDATE
+
+REFUSED = (WireError, CryptoError)
+OTHER = keys.SigningKey(b"o" * 32)
+SENDER = (DEVICE.device_id, DEVICE.public)
+TOKEN = b"t" * 16
+device = DeviceUplink(federation=FEDERATION, key=DEVICE, gateway_sealing_key=SEALING.public)
+gateway = GatewayUplink(federation=FEDERATION, key=SEALING)
+
+
+def open_update(data: bytes, end: GatewayUplink = gateway, sender=SENDER, base=BASE):
+    return end.open_update(data, sender, {BASE.head_version: base}.get)
+
+
+OPEN = {
+    MessageType.UPDATE: open_update,
+    MessageType.STATUS: lambda data: gateway.open_status(data, SENDER),
+    MessageType.ENROL: lambda data: gateway.open_enrolment(data, DEVICE.device_id),
+}
+ENVELOPES = {
+    MessageType.UPDATE: (device.update(UPDATE, BASE), UPDATE),
+    MessageType.STATUS: (device.status(STATUS), STATUS),
+    MessageType.ENROL: (device.enrolment(TOKEN), golden.ENROLMENT),
+}
+KINDS = pytest.mark.parametrize("kind", OPEN, ids=lambda kind: kind.name.lower())
+
+
+def refused(data: bytes, kind: MessageType) -> None:
+    with pytest.raises(REFUSED):
+        OPEN[kind](data)
+
+
+@KINDS
+def test_rule_3_what_was_packed_opens(kind) -> None:
+    data, value = ENVELOPES[kind]
+    assert OPEN[kind](data) == value
+
+
+@KINDS
+def test_rule_3_a_flipped_bit_at_every_byte_is_refused(kind) -> None:
+    data, _ = ENVELOPES[kind]
+    for at in range(len(data)):
+        for bit in (0, 3, 7):
+            refused(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :], kind)
+
+
+@KINDS
+def test_rule_3_truncation_at_every_length_is_refused(kind) -> None:
+    data, _ = ENVELOPES[kind]
+    for length in range(len(data)):
+        refused(data[:length], kind)
+    refused(data + b"\0", kind)
+
+
+@KINDS
+@given(junk=st.binary(max_size=120))
+def test_arbitrary_bytes_in_the_box_are_refused(kind, junk) -> None:
+    sealed = sodium.seal(SEALING.public, junk)
+    refused(encode_envelope(Envelope(type=kind, recipient_kid=SEALING.kid, sealed=sealed)), kind)
+    refused(junk, kind)
+
+
+@KINDS
+def test_rule_3_the_same_content_in_other_bytes_is_refused(kind) -> None:
+    """Or the broker could turn one update into two: the second would be a conflict (PROTOCOL 4.2)."""
+    data, _ = ENVELOPES[kind]
+    fields = cbor.decode(data, max_bytes=5000)
+    for place in (0, 2):
+        for same in (True, 1.0):
+            refused(cbor.encode([*fields[:place], same, *fields[place + 1 :]]), kind)
+
+
+@KINDS
+def test_rule_3_one_kind_of_message_is_no_other(kind) -> None:
+    data, _ = ENVELOPES[kind]
+    fields = cbor.decode(data, max_bytes=5000)
+    for other in OPEN:
+        if other is not kind:
+            refused(data, other)
+            refused(cbor.encode([1, int(other), *fields[2:]]), other)
+
+
+@KINDS
+def test_rule_3_size_is_checked_before_anything_is_read(kind) -> None:
+    with pytest.raises(WireError, match="at most"):
+        OPEN[kind](bytes(MAX_BYTES[kind] + 1))
+
+
+@KINDS
+def test_rule_3_every_sealing_is_another_but_the_signed_bytes_are_the_same(kind) -> None:
+    pack = {
+        MessageType.UPDATE: lambda: device.update(UPDATE, BASE),
+        MessageType.STATUS: lambda: device.status(STATUS),
+        MessageType.ENROL: lambda: device.enrolment(TOKEN),
+    }[kind]
+    first, second = pack(), pack()
+    assert envelope_hash(first) != envelope_hash(second)
+    inside = [SEALING.open(cbor.decode(data, max_bytes=5000)[4]) for data in (first, second)]
+    assert inside[0] == inside[1]
+
+
+# --- what the signature binds -----------------------------------------------------------------------
+def signed(kind: MessageType, payload: bytes, aad: bytes, key: keys.SigningKey = DEVICE) -> bytes:
+    sealed = sodium.seal(SEALING.public, cose.sign(key, payload, aad))
+    return encode_envelope(Envelope(type=kind, recipient_kid=SEALING.kid, sealed=sealed))
+
+
+PAYLOADS = {
+    MessageType.UPDATE: messages.encode_update(UPDATE),
+    MessageType.STATUS: messages.encode_status(STATUS),
+    MessageType.ENROL: messages.encode_enrolment(golden.ENROLMENT),
+}
+
+
+def aad(kind: MessageType, /, **changed: object) -> bytes:
+    bound = {
+        "kind": kind,
+        "device": (FEDERATION, DEVICE.device_id),
+        "kid": SEALING.kid,
+        "base": BASE if kind is MessageType.UPDATE else None,
+    }
+    return up_aad(**(bound | changed))
+
+
+@KINDS
+def test_rule_3_the_aad_binds_all_that_does_not_travel(kind) -> None:
+    def outcome(bound: bytes) -> object:
+        return OPEN[kind](signed(kind, PAYLOADS[kind], bound))
+
+    assert outcome(aad(kind)) == ENVELOPES[kind][1]
+    another = MessageType.STATUS if kind is not MessageType.STATUS else MessageType.UPDATE
+    other_base = replace(BASE, head_hash=b"o" * 32) if kind is MessageType.UPDATE else BASE
+    for wrong in (
+        aad(kind, kind=another),
+        aad(kind, device=("barn", DEVICE.device_id)),
+        aad(kind, device=(FEDERATION, OTHER.device_id)),
+        aad(kind, kid=bytes(8)),
+        aad(kind, base=other_base),
+        down_aad(kind, FEDERATION, DEVICE.device_id),  # the other direction
+        b"",
+    ):
+        with pytest.raises(CryptoError):
+            outcome(wrong)
+
+
+@pytest.mark.parametrize("changed", ["head_hash", "plan_hash"])
+def test_rule_3_an_update_is_bound_to_its_head_and_plan(changed) -> None:
+    with pytest.raises(CryptoError):
+        open_update(ENVELOPES[MessageType.UPDATE][0], base=replace(BASE, **{changed: b"o" * 32}))
+
+
+def test_rule_3_an_update_on_a_head_that_was_never_published_is_refused() -> None:
+    with pytest.raises(UnknownHead):
+        gateway.open_update(ENVELOPES[MessageType.UPDATE][0], SENDER, lambda _: None)
+
+
+def test_rule_3_another_devices_topic_key_or_id_is_refused() -> None:
+    data = ENVELOPES[MessageType.UPDATE][0]
+    for sender in (
+        (OTHER.device_id, DEVICE.public),
+        (DEVICE.device_id, OTHER.public),
+        (OTHER.device_id, OTHER.public),
+    ):
+        with pytest.raises(CryptoError):
+            open_update(data, sender=sender)
+        with pytest.raises(CryptoError):
+            gateway.open_status(ENVELOPES[MessageType.STATUS][0], sender)
+
+
+@KINDS
+def test_rule_3_another_federation_or_gateway_is_refused(kind) -> None:
+    data, _ = ENVELOPES[kind]
+    for end in (
+        GatewayUplink(federation="barn", key=SEALING),
+        GatewayUplink(federation=FEDERATION, key=keys.SealingKey(b"z" * 32)),
+    ):
+        open_ = {
+            MessageType.UPDATE: lambda end=end: open_update(data, end),
+            MessageType.STATUS: lambda end=end: end.open_status(data, SENDER),
+            MessageType.ENROL: lambda end=end: end.open_enrolment(data, DEVICE.device_id),
+        }[kind]
+        with pytest.raises(REFUSED):
+            open_()
+
+
+@KINDS
+def test_rule_3_a_kid_that_is_not_the_boxes_is_refused(kind) -> None:
+    data, _ = ENVELOPES[kind]
+    fields = cbor.decode(data, max_bytes=5000)
+    with pytest.raises(WireError, match="another gateway"):
+        OPEN[kind](cbor.encode([*fields[:3], bytes(8), fields[4]]))
+
+
+def test_rule_7_a_request_proves_that_its_sender_has_the_key() -> None:
+    kind = MessageType.ENROL
+    stolen = signed(kind, PAYLOADS[kind], aad(kind), key=OTHER)  # DEVICE's public key, signed by OTHER
+    refused(stolen, kind)
+    with pytest.raises(CryptoError, match="another device id"):
+        gateway.open_enrolment(ENVELOPES[kind][0], OTHER.device_id)
+
+
+@KINDS
+def test_rule_3_a_message_that_names_its_key_in_the_unprotected_header_is_refused(kind) -> None:
+    message = cose.sign(DEVICE, PAYLOADS[kind], aad(kind))
+    tagged = cbor.decode(message, max_bytes=5000)
+    protected, _, payload, signature = tagged.value
+    wordy = cbor.encode(cbor.Tagged(18, [protected, {4: b"kid"}, payload, signature]))
+    sealed = sodium.seal(SEALING.public, wordy)
+    refused(encode_envelope(Envelope(type=kind, recipient_kid=SEALING.kid, sealed=sealed)), kind)

@@ -1,0 +1,488 @@
+"""One job, stopped, resumed, cut off and superseded (PROTOCOL 5)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from fedclient import codec
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.jobs import Jobs, Lease, TrainerExit
+from fedclient.device.outbox import Row
+from fedclient.device.residual import ResidualKey
+from fedclient.errors import DataError, ModelError, PrivacyFloor, StorageDamaged
+from fedclient.model.head import write_head
+from fedclient.samples.store import SampleStore
+from fedclient.session import Outcome
+from fedclient.trainer.job import JobRun
+from fedclient.uplink import envelope_hash
+from fedclient.values import Codec, CodecMode, HeadVersion
+from tests.trainer.setup import FEATURES, PLAN, Bench, bench, samples
+
+V1, V2 = HeadVersion(1, 1), HeadVersion(1, 2)
+STEPS = PLAN.epochs * 4  # 60 samples in batches of 16
+
+
+class Stop:
+    """Says stop after so many batches; None: never."""
+
+    def __init__(self, after: int | None = None) -> None:
+        self.after, self.asked = after, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked == self.after
+
+
+def run(device: Bench, stop: Stop | None = None, **changed: object) -> TrainerExit:
+    job = device.jobs.current()
+    assert job is not None
+    return JobRun(device.arguments(job, **changed), stop or Stop()).run()
+
+
+def begin(device: Bench, version: HeadVersion = V1, **publish: object):
+    manifest = device.publish(version, **publish)
+    return manifest, device.jobs.new(version, threads=1)
+
+
+def result(device: Bench) -> tuple[bytes, bytes]:
+    row = device.outbox.unsettled()
+    assert row is not None
+    ((residual,),) = device.database.execute("SELECT data FROM residual")
+    return row.body, residual
+
+
+def copy(device: Bench, to) -> Bench:
+    device.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copytree(device.folder.path, to)
+    return Bench(DeviceFolder(to), device.model)
+
+
+def test_rule_5_2_one_transaction_hands_everything_over(device) -> None:
+    manifest, job = begin(device)
+    stop = Stop()
+    assert run(device, stop) == TrainerExit.DONE
+    assert stop.asked == STEPS
+    row = device.outbox.unsettled()
+    assert row is not None
+    update = device.opened(row)
+    assert (update.counter, update.head_version, update.bucket) == (1, V1, 5)  # 32 <= 60 < 64
+    assert update.body == row.body
+    assert update.accuracy_percent is None  # 8: fewer than 100 samples
+    assert device.journal.counter("updates") == 1
+    assert device.jobs.current() is device.jobs.checkpoint(job) is None
+    assert device.stored_residual(manifest) is not None
+    (report,) = device.journal.rounds()
+    assert (report.counter, report.version, report.status) == (1, V1, None)
+    assert report.report["newest_sample"] == 60
+    assert report.report["samples"] == 60
+    assert report.report["bytes"]["sealed"] == len(row.envelope)
+
+
+@pytest.mark.parametrize("hidden", [None, 4], ids=["linear", "hidden"])
+def test_rule_5_1_stopped_at_every_batch_the_result_is_the_same(tmp_path, hidden) -> None:
+    device = bench(tmp_path / "device", model=write_head(FEATURES, 3, hidden))
+    begin(device)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole) == TrainerExit.DONE
+    for after in range(1, STEPS + 1):
+        other = copy(device, tmp_path / f"stopped-{after}")
+        assert run(other, Stop(after)) == TrainerExit.STOPPED
+        other.store.append(samples(1, seed=9)[0][0], 0)  # newer samples are the next job's
+        assert run(other) == TrainerExit.DONE
+        assert result(other) == result(whole), f"stopped after batch {after}"
+        other.close()
+    stops = copy(device, tmp_path / "stops")
+    for _ in range(STEPS):
+        assert run(stops, Stop(1)) == TrainerExit.STOPPED
+    assert run(stops) == TrainerExit.DONE
+    assert result(stops) == result(whole)
+    assert [one["loss"] for one in stops.journal.rounds()[0].report["epochs"]] == [
+        one["loss"] for one in whole.journal.rounds()[0].report["epochs"]
+    ]
+    for one in (device, whole, stops):
+        one.close()
+
+
+def test_rule_5_1_a_job_resumed_in_another_process_gives_the_same_bits(device, tmp_path) -> None:
+    begin(device)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole) == TrainerExit.DONE
+    assert run(device, Stop(5)) == TrainerExit.STOPPED
+    device.database.execute("UPDATE job SET pid = NULL")  # the first process is gone in truth
+    job = device.jobs.current()
+    assert job is not None
+    arguments = json.dumps(asdict(device.arguments(job, parent=os.getpid())))
+    command = [sys.executable, "-m", "fedclient.trainer", "job", arguments]
+    assert subprocess.run(command, check=False, timeout=60).returncode == TrainerExit.DONE
+    assert result(device) == result(whole)
+    whole.close()
+
+
+def test_rule_5_1_a_killed_trainer_leaves_the_checkpoint_of_its_last_epoch(device, tmp_path) -> None:
+    begin(device)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole) == TrainerExit.DONE
+    stop = Stop()
+
+    def killed() -> bool:
+        if stop.asked == 5:
+            raise KeyboardInterrupt
+        return stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        JobRun(device.arguments(device.jobs.current()), killed).run()
+    checkpoint = device.jobs.checkpoint(device.jobs.current())
+    assert checkpoint is not None
+    assert (checkpoint.epoch, checkpoint.step) == (1, 0)
+    assert run(device) == TrainerExit.DONE
+    assert result(device) == result(whole)
+    whole.close()
+
+
+def test_rule_5_1_a_damaged_checkpoint_starts_the_job_over(device, tmp_path) -> None:
+    begin(device)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole) == TrainerExit.DONE
+    assert run(device, Stop(6)) == TrainerExit.STOPPED
+    device.database.execute("UPDATE checkpoint SET weights = CAST('x' AS BLOB)")
+    stop = Stop()
+    assert run(device, stop) == TrainerExit.DONE
+    assert stop.asked == STEPS
+    assert result(device) == result(whole)
+    whole.close()
+
+
+@pytest.mark.parametrize("how", ["purge", "one", "dropped"])
+def test_rule_5_1_a_purged_sample_restarts_the_job(device, how) -> None:
+    begin(device)
+    assert run(device, Stop(3)) == TrainerExit.STOPPED
+    before = device.jobs.current()
+    assert before is not None
+    if how == "purge":
+        device.store.purge()
+        device.store.append_many(*samples(48, seed=2))
+    elif how == "one":
+        device.store.purge(before_id=2)
+    else:
+        SampleStore(device.folder.samples, max_rows=59).close()
+    stop = Stop()
+    assert run(device, stop) == TrainerExit.DONE
+    assert stop.asked == 2 * {"purge": 3, "one": 4, "dropped": 4}[how]
+    gone = set(before.sample_ids or ())
+    report = device.journal.rounds()[0].report
+    assert report["samples"] == {"purge": 48, "one": 59, "dropped": 59}[how]
+    assert how != "purge" or report["newest_sample"] not in gone
+
+
+def test_rule_8_samples_purged_while_training_never_leave(device) -> None:
+    begin(device)
+    stop = Stop()
+
+    def purge() -> bool:
+        if stop.asked == 4:
+            device.store.purge(before_id=10)
+        return stop()
+
+    job = device.jobs.current()
+    assert JobRun(device.arguments(job), purge).run() == TrainerExit.STOPPED
+    assert device.outbox.unsettled() is None
+    assert run(device) == TrainerExit.DONE
+    assert device.journal.rounds()[0].report["samples"] == 51
+
+
+class Cut(Exception):
+    """The power goes."""
+
+
+def cut_at(work: JobRun, statement: int) -> list[str]:
+    """Let the last transaction of `work` fail at this statement; returns what was seen of it."""
+    database, seen = work._database, []
+    plain = {name: getattr(database, name) for name in ("execute", "executemany")}
+
+    def spy(name):
+        def called(sql, *parameters):
+            if sql == "BEGIN IMMEDIATE":
+                seen.clear()
+            seen.append(sql)
+            if len(seen) > statement and any("counters" in one for one in [*seen, sql]):
+                raise Cut(sql)
+            return plain[name](sql, *parameters)
+
+        return called
+
+    database.execute, database.executemany = spy("execute"), spy("executemany")
+    return seen
+
+
+def test_rule_5_2_cut_off_at_any_statement_it_is_all_or_nothing(device) -> None:
+    manifest, _ = begin(device)
+    assert run(device) == TrainerExit.DONE
+    device.outbox.settle(1, Outcome.RETURNED)
+    begin(device, V2)
+    assert run(device, Stop(4)) == TrainerExit.STOPPED  # ids are fixed, a checkpoint is there
+    assert run(device, Stop(3)) == TrainerExit.STOPPED
+    before = device.tables()
+    cuts = 0
+    for statement in range(2, 40):
+        work = JobRun(device.arguments(device.jobs.current()), Stop())
+        seen = cut_at(work, statement)
+        try:
+            assert work.run() == TrainerExit.DONE
+        except Cut:
+            cuts += 1
+            assert device.tables() == before, seen[-1]
+            work._database.close()
+            continue
+        break
+    assert cuts >= 10
+    assert seen[-1] == "COMMIT"
+    assert device.database.execute("SELECT counter, state FROM outbox") == [(2, "unsettled")]
+    assert device.jobs.current() is None
+    assert device.journal.counter("updates") == 2
+    assert device.stored_residual(manifest) is not None
+
+
+@pytest.mark.parametrize("when", ["before", "first batch", "last batch"])
+@pytest.mark.parametrize("how", ["dropped", "replaced"])
+def test_rule_5_2_a_trainer_whose_job_is_no_longer_current_hands_nothing_over(device, when, how) -> None:
+    begin(device)
+    arguments = device.arguments(device.jobs.current())
+    after: dict[str, object] = {}
+
+    def supersede() -> None:
+        device.jobs.drop()
+        if how == "replaced":
+            device.publish(V2)
+            job = device.jobs.new(V2, threads=1)
+            device.jobs.fix_samples(job, (1, 2, 3), device.store.epoch)
+        after.update(device.tables())
+
+    stop = Stop()
+
+    def should_stop() -> bool:
+        stop()
+        if stop.asked == {"first batch": 1, "last batch": STEPS}.get(when):
+            supersede()
+        return False
+
+    work = JobRun(arguments, should_stop)
+    if when == "before":
+        supersede()
+    assert work.run() == TrainerExit.STOPPED
+    assert device.tables() == after
+
+
+def test_rule_5_6_a_second_trainer_does_not_touch_the_job(device) -> None:
+    begin(device)
+    job = device.jobs.current()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        theirs = Lease.of(child.pid)
+        assert theirs is not None
+        assert device.jobs.take_lease(job, theirs)
+        assert run(device) == TrainerExit.STOPPED
+        assert device.outbox.unsettled() is None
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert run(device) == TrainerExit.DONE
+
+
+# --- the residual -----------------------------------------------------------------------------------
+def deltas(device: Bench, manifest) -> np.ndarray:
+    """What the gateway computes of the unsettled update, plus the residual: all that was learned."""
+    row = device.outbox.unsettled()
+    total = np.zeros(device.stored_residual(manifest).size)
+    codec.decode(row.body, manifest.tensors, manifest.plan.codec).add_to(total, 1.0)
+    return total + device.stored_residual(manifest)
+
+
+def test_rule_5_3_what_was_not_counted_is_given_back_exactly_once(device, tmp_path) -> None:
+    wide = replace(PLAN, norm_bound=1000.0)
+    first, _ = begin(device, plan=wide)
+    assert run(device) == TrainerExit.DONE
+    learned = deltas(device, first)
+    counted = copy(device, tmp_path / "counted")
+    device.outbox.settle(1, Outcome.RETURNED)
+    counted.outbox.settle(1, Outcome.COUNTED)
+    sent = np.zeros_like(learned)
+    row = counted.outbox._rows("counter = 1")[0]
+    codec.decode(row[6], first.tensors, wide.codec).add_to(sent, 1.0)
+    for one in (device, counted):
+        manifest, _ = begin(one, V2, plan=wide)
+        one.database.execute("UPDATE job SET seed = 5")
+        assert run(one) == TrainerExit.DONE
+    difference = deltas(device, manifest) - deltas(counted, manifest)
+    np.testing.assert_allclose(difference, sent, atol=1e-5)
+    assert device.outbox.returned() == ((), ())
+    counted.close()
+
+
+def test_rule_5_3_a_returned_update_of_another_generation_is_not_given_back(device, caplog) -> None:
+    begin(device)
+    assert run(device) == TrainerExit.DONE
+    body = device.outbox.unsettled().body
+    device.outbox.settle(1, Outcome.RETURNED)
+    manifest, _ = begin(device, HeadVersion(2, 2))
+    fresh = deltas_after(device, manifest)
+    assert device.outbox.returned() == ((), ())
+    assert "residual reset" in caplog.text
+    assert "returned updates dropped" in caplog.text
+    assert body
+    assert np.linalg.norm(fresh) <= PLAN.norm_bound * (1 + 1e-5)
+
+
+def deltas_after(device: Bench, manifest) -> np.ndarray:
+    assert run(device) == TrainerExit.DONE
+    return deltas(device, manifest)
+
+
+def test_rule_5_4_the_residual_is_used_and_replaced_and_another_models_is_not(device, tmp_path) -> None:
+    manifest, _ = begin(device)
+    device.database.execute("UPDATE job SET seed = 5")
+    clean = copy(device, tmp_path / "clean")
+    key = ResidualKey.of(manifest, device.store.epoch)
+    left = np.full(sum(tensor.size for tensor in manifest.tensors), 0.01, np.float32)
+    device.residual.save(key, left.tobytes())
+    np.testing.assert_allclose(
+        deltas_after(device, manifest) - deltas_after(clean, manifest), left, atol=1e-5
+    )
+    clean.close()
+    other = copy(device, tmp_path / "other")
+    other.outbox.settle(1, Outcome.COUNTED)
+    other.residual.save(replace(key, model_hash=b"o" * 32), (left * 100).tobytes())
+    again, _ = begin(other, V2)
+    assert np.linalg.norm(deltas_after(other, again)) <= PLAN.norm_bound * (1 + 1e-5)
+    other.close()
+
+
+def test_rule_5_4_the_update_is_within_the_bound(device) -> None:
+    manifest, _ = begin(device, plan=replace(PLAN, norm_bound=0.05, learning_rate=5.0))
+    assert run(device) == TrainerExit.DONE
+    body, residual = result(device)
+    assert codec.decode(body, manifest.tensors, PLAN.codec).norm() <= 0.05
+    assert np.linalg.norm(np.frombuffer(residual, "<f4")) <= 0.05 * (1 + 1e-6)
+
+
+def test_a_damaged_returned_row_is_dropped_and_not_met_again(device, caplog) -> None:
+    begin(device)
+    assert run(device) == TrainerExit.DONE
+    device.outbox.settle(1, Outcome.RETURNED)
+    device.database.execute("UPDATE outbox SET body = CAST('x' AS BLOB)")
+    begin(device, V2)
+    assert run(device) == TrainerExit.DONE
+    assert "row 1 is not what was written" in caplog.text
+    assert device.outbox.returned() == ((), ())
+
+
+def test_a_returned_row_of_another_codec_does_not_end_training(device) -> None:
+    begin(device)
+    assert run(device) == TrainerExit.DONE
+    device.outbox.settle(1, Outcome.RETURNED)
+    begin(device, V2, plan=replace(PLAN, codec=Codec(mode=CodecMode.DENSE_INT8)))
+    assert run(device) == TrainerExit.DONE
+
+
+# --- the privacy floor, and what cannot be trained ----------------------------------------------------
+def test_rule_8_fewer_than_min_samples_is_no_job(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=31)
+    begin(device)
+    with pytest.raises(PrivacyFloor, match="31 distinct samples"):
+        run(device)
+    assert device.outbox.unsettled() is None
+    assert run(device, min_samples=31) == TrainerExit.DONE
+    device.close()
+
+
+def test_rule_8_the_same_sample_again_and_again_is_one_sample(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=31)
+    device.store.append_many([[1.0] * FEATURES] * 40, [0] * 40)
+    begin(device)
+    assert run(device) == TrainerExit.DONE  # 31 and this one make 32
+    device.close()
+    device = bench(tmp_path / "other", count=0)
+    device.store.append_many([[1.0] * FEATURES] * 100, [0] * 100)
+    begin(device)
+    with pytest.raises(PrivacyFloor, match="1 distinct"):
+        run(device)
+    device.close()
+
+
+def test_rule_8_accuracy_is_told_from_100_samples_on_and_only_if_allowed(tmp_path) -> None:
+    for count, share, told in ((99, True, False), (100, True, True), (100, False, False)):
+        device = bench(tmp_path / f"{count}-{share}", count=count)
+        begin(device)
+        assert run(device, share_accuracy=share) == TrainerExit.DONE
+        accuracy = device.opened(device.outbox.unsettled()).accuracy_percent
+        assert (accuracy is not None) == told
+        assert accuracy is None or 0 <= accuracy <= 99
+        device.close()
+
+
+def test_rule_8_a_rare_class_is_withheld_from_body_and_residual(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=0)
+    x, y = samples(60)
+    rows = [row for row in range(60) if y[row] != 2 or row < 20]  # 6 of class 2
+    device.store.append_many([x[row] for row in rows], [y[row] for row in rows])
+    manifest, _ = begin(device, plan=replace(PLAN, codec=Codec(density=1.0)))
+    assert run(device) == TrainerExit.DONE
+    total = deltas(device, manifest)
+    bias, kernel = total[:3], total[3:].reshape(3, FEATURES)
+    assert not bias[2]
+    assert not kernel[2].any()
+    assert bias[:2].all()
+    assert device.journal.rounds()[0].report["suppressed_classes"] == [2]
+    device.close()
+
+
+def test_no_sample_that_fits_is_a_data_error(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=0)
+    device.store.append_many([[1.0]] * 50, [0] * 50)
+    begin(device)
+    with pytest.raises(DataError):
+        run(device)
+    device.close()
+
+
+def test_max_examples_takes_the_newest(device) -> None:
+    begin(device, plan=replace(PLAN, max_examples=40))
+    assert run(device) == TrainerExit.DONE
+    report = device.journal.rounds()[0].report
+    assert (report["samples"], report["newest_sample"]) == (40, 60)
+
+
+def test_damaged_or_missing_inputs_say_which(device) -> None:
+    begin(device)
+    for path in device.folder.blobs.iterdir():
+        path.unlink()
+    with pytest.raises(StorageDamaged, match="fetched again"):
+        run(device)
+    device.database.execute("DELETE FROM manifest")
+    with pytest.raises(StorageDamaged, match="manifest"):
+        run(device)
+
+
+def test_a_model_that_is_not_its_manifests_is_refused(device) -> None:
+    manifest, _ = begin(device)
+    renamed = tuple(replace(tensor, name=tensor.name + "x") for tensor in manifest.tensors)
+    device.journal.save_manifest(replace(manifest, tensors=renamed), keep=())
+    with pytest.raises(ModelError, match="other tensors"):
+        run(device)
+
+
+def test_rule_4_1_the_envelope_is_stored_with_its_hash(device) -> None:
+    begin(device)
+    assert run(device) == TrainerExit.DONE
+    row = device.outbox.unsettled()
+    assert isinstance(row, Row)
+    assert device.outbox.hash_of(1) == envelope_hash(row.envelope)
+    assert Jobs(device.database).lease() is None

@@ -1,0 +1,112 @@
+"""From samples to examples: what does not fit is skipped and counted, and a backbone runs once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedclient import runtime
+from fedclient.errors import DataError
+from fedclient.model.head import write_head
+from fedclient.samples.features import FeatureCache
+from fedclient.samples.store import SampleStore
+from fedclient.training.dataset import class_number, features_of, prepare
+
+LABELS = ("walk", "sit", "fall", "not in this head")
+MODEL = runtime.load(write_head(6, 3))
+
+
+@pytest.fixture
+def store(tmp_path):
+    with SampleStore(tmp_path / "samples" / "samples.db") as opened:
+        yield opened
+
+
+def prepared(store, model=MODEL, ids=None):
+    cache = FeatureCache(store.path.with_name("features.db"))
+    ids = store.usable(1000) if ids is None else ids
+    return prepare(store.read(ids), model, LABELS, features_of(model, b"m", cache))
+
+
+@pytest.mark.parametrize(
+    ("label", "classes", "number"),
+    [
+        (0, 3, 0), (2, 3, 2), (3, 3, None), (-1, 3, None), (None, 3, None),
+        ("walk", 3, 0), ("fall", 3, 2), ("Walk", 3, None), ("", 3, None),
+        ("not in this head", 3, None),  # more labels than classes
+        (1, 1, 1), (2, 1, None),
+    ],
+)  # fmt: skip
+def test_labels_become_classes_or_do_not_fit(label, classes, number) -> None:
+    assert class_number(label, LABELS, classes) == number
+
+
+def test_what_does_not_fit_is_skipped_and_counted(store) -> None:
+    store.append([1, 2, 3, 4, 5, 6], 0)
+    store.append([1, 2, 3, 4, 5, 7], "sit")
+    store.append([1, 2, 3, 4, 5], 1)  # too short
+    store.append([1, 2, 3, 4, 5, 6], 7)
+    store.append([1, 2, 3, 4, 5, 6], "other")
+    store.append([1, 2, 3, 4, 5, 6], 2)
+    found = prepared(store)
+    assert found.ids == (6, 2, 1)  # newest first, as the store gives them
+    assert found.examples.y.tolist() == [2, 1, 0]
+    assert found.examples.x.shape == (3, 6)
+    assert (found.skipped, found.distinct) == (3, 2)
+
+
+def test_samples_of_other_shapes_and_types_train_together(store) -> None:
+    store.append(np.arange(6, dtype=np.uint8), 0)
+    store.append(np.arange(6, dtype=np.float32).reshape(2, 3), 1)
+    store.append(np.arange(6, dtype=np.int16).reshape(6, 1), 2)
+    assert prepared(store).examples.x.tolist() == [[0, 1, 2, 3, 4, 5]] * 3
+
+
+def test_nothing_that_fits_is_an_error_that_says_what_would(store) -> None:
+    store.append([1.0], 0)
+    with pytest.raises(DataError, match=r"\[6\] float32"):
+        prepared(store)
+    with pytest.raises(DataError):
+        prepared(store, ids=[])
+
+
+def test_more_samples_than_one_batch_keep_their_order(store) -> None:
+    ids = list(store.append_many([[float(n)] * 6 for n in range(600)], [n % 3 for n in range(600)]))
+    found = prepared(store, ids=ids)
+    assert found.examples.x[:, 0].tolist() == list(range(600))
+    assert found.distinct == 600
+
+
+def backbone(calls: list[int]):
+    """A stand-in with a features signature: what it computes is not the point here."""
+
+    def extract(x):
+        calls.append(len(x))
+        return x.reshape(len(x), -1)[:, :3].astype(np.float32) * 2
+
+    return SimpleNamespace(
+        has_features=True, x_shape=(3,), features=3, classes=3, extract=extract,
+        sample_shape=(2, 3), sample_dtype=np.dtype(np.uint8),
+    )  # fmt: skip
+
+
+def test_the_backbone_runs_once_for_each_sample_ever(store) -> None:
+    calls: list[int] = []
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(5)], [0] * 5)
+    first = prepared(store, backbone(calls))
+    again = prepared(store, backbone(calls))
+    assert calls == [5]
+    assert again.examples.x.tolist() == first.examples.x.tolist() == [[2 * n] * 3 for n in (4, 3, 2, 1, 0)]
+    store.append(np.full((2, 3), 9, np.uint8), 1)
+    assert prepared(store, backbone(calls)).examples.x[0].tolist() == [18] * 3
+    assert calls == [5, 1]
+
+
+def test_a_backbone_takes_its_own_shape_and_type_only(store) -> None:
+    store.append(np.zeros((2, 3), np.uint8), 0)
+    store.append(np.zeros((3, 2), np.uint8), 0)
+    store.append(np.zeros((2, 3), np.float32), 0)
+    found = prepared(store, backbone([]))
+    assert (found.ids, found.skipped) == ((1,), 2)

@@ -1,0 +1,124 @@
+"""The messages of tests/vectors/messages.json: fixed values, signed with keys from fixed seeds.
+
+Run as a program it prints the vectors anew; they change only with the wire format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+from fedclient.crypto import cose, keys
+from fedclient.downlink import GatewayDownlink
+from fedclient.values import (
+    Base,
+    BlobRef,
+    Broker,
+    Codec,
+    CodecMode,
+    EnrolmentRequest,
+    HeadVersion,
+    Invitation,
+    Manifest,
+    MessageType,
+    Phase,
+    Plan,
+    Reason,
+    Receipt,
+    ReceiptStatus,
+    Status,
+    TensorSpec,
+    Update,
+)
+from fedclient.wire import messages
+from fedclient.wire.envelope import up_aad
+from fedclient.wire.invitation import encode_invitation
+
+FEDERATION = "farm"
+DEVICE = keys.SigningKey(b"d" * 32)
+GATEWAY = keys.SigningKey(b"g" * 32)
+SEALING = keys.SealingKey(b"s" * 32)
+PLAN = Plan(
+    epochs=2,
+    batch_size=8,
+    learning_rate=0.1,
+    codec=Codec(mode=CodecMode.TOPK_SIGN, density=0.05),
+    norm_bound=3.0,
+    max_examples=500,
+    max_staleness=2,
+)
+MANIFEST = Manifest(
+    head_version=HeadVersion(3, 42),
+    model=BlobRef(hash=b"m" * 32, size=100_000),
+    head=BlobRef(hash=b"h" * 32, size=4 * (3 + 6)),
+    tensors=(TensorSpec(name="output/bias", shape=(3,)), TensorSpec(name="output/kernel", shape=(3, 2))),
+    labels=("walk", "sit", "ü"),
+    plan=PLAN,
+    plan_hash=hashlib.sha256(messages.encode_plan(PLAN)).digest(),
+)
+BASE = Base(head_version=HeadVersion(3, 42), head_hash=b"h" * 32, plan_hash=MANIFEST.plan_hash)
+UPDATE = Update(counter=7, head_version=HeadVersion(3, 42), bucket=9, accuracy_percent=87, body=b"\x02\x00")
+STATUS = Status(
+    start=4,
+    sequence=2,
+    phase=Phase.WAITING,
+    closed_gates=("power", "load"),
+    floor=HeadVersion(3, 42),
+    software="fedclient 0.1.0",
+)
+ENROLMENT = EnrolmentRequest(public_key=DEVICE.public, token=b"t" * 16)
+RECEIPT = Receipt(
+    counter=7,
+    envelope_hash=b"e" * 32,
+    status=ReceiptStatus.REFUSED,
+    reason=Reason.CONFLICT,
+    current=HeadVersion(3, 43),
+    retry_window_s=(5, 60),
+    last_counter=9,
+)
+INVITATION = Invitation(
+    broker=Broker(host="broker.example", port=8883, tls=True),
+    federation=FEDERATION,
+    signing_key=b"s" * 32,
+    sealing_key=b"x" * 32,
+    token=b"t" * 16,
+    expires_unix_s=1_800_000_000,
+    floor=HeadVersion(3, 41),
+)
+
+
+def _up(kind: MessageType, payload: bytes, base: Base | None = None) -> dict[str, str]:
+    """A message up as it is before it is sealed: sealing is random."""
+    aad = up_aad(kind, (FEDERATION, DEVICE.device_id), keys.kid(SEALING.public), base)
+    return {"payload": payload.hex(), "aad": aad.hex(), "sign1": cose.sign(DEVICE, payload, aad).hex()}
+
+
+def vectors() -> dict[str, object]:
+    """Everything that is in the file."""
+    down = GatewayDownlink(federation=FEDERATION, key=GATEWAY)
+    return {
+        "keys": {
+            "device_seed": (b"d" * 32).hex(),
+            "device_id": DEVICE.device_id,
+            "gateway_signing_seed": (b"g" * 32).hex(),
+            "gateway_sealing_secret": (b"s" * 32).hex(),
+        },
+        "update": _up(MessageType.UPDATE, messages.encode_update(UPDATE), BASE),
+        "status": _up(MessageType.STATUS, messages.encode_status(STATUS)),
+        "enrolment": _up(MessageType.ENROL, messages.encode_enrolment(ENROLMENT)),
+        "receipt": {
+            "payload": messages.encode_receipt(RECEIPT).hex(),
+            "sign1": down.receipt(DEVICE.device_id, RECEIPT).hex(),
+        },
+        "plan": {"payload": messages.encode_plan(PLAN).hex()},
+        "manifest": {
+            "payload": messages.encode_manifest(MANIFEST).hex(),
+            "sign1": down.manifest(MANIFEST).hex(),
+        },
+        "invitation": encode_invitation(INVITATION),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(vectors(), indent=1) + "\n")

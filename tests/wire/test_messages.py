@@ -1,0 +1,351 @@
+"""Every payload: golden bytes, round trips, and no field out of its range."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedclient import limits
+from fedclient.crypto import cose
+from fedclient.downlink import DeviceDownlink
+from fedclient.errors import WireError
+from fedclient.values import (
+    BlobRef,
+    Codec,
+    CodecMode,
+    EnrolmentRequest,
+    HeadVersion,
+    Phase,
+    Plan,
+    Reason,
+    Receipt,
+    ReceiptStatus,
+    Status,
+    TensorSpec,
+    Update,
+    parameters,
+)
+from fedclient.wire import cbor, messages
+from tests.wire import golden
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "messages.json").read_text())
+DECODERS = {
+    "update": (messages.decode_update, golden.UPDATE),
+    "status": (messages.decode_status, golden.STATUS),
+    "enrolment": (messages.decode_enrolment, golden.ENROLMENT),
+    "receipt": (messages.decode_receipt, golden.RECEIPT),
+    "plan": (messages.decode_plan, golden.PLAN),
+    "manifest": (messages.decode_manifest, golden.MANIFEST),
+}
+counters = st.integers(0, limits.COUNTER_MAX)
+versions = st.builds(HeadVersion, counters, counters)
+hashes = st.binary(min_size=32, max_size=32)
+
+
+def test_we_write_the_golden_bytes() -> None:
+    assert golden.vectors() == VECTORS
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_we_read_the_golden_bytes(name) -> None:
+    decode, value = DECODERS[name]
+    assert decode(bytes.fromhex(VECTORS[name]["payload"])) == value
+
+
+@pytest.mark.parametrize("name", ["update", "status", "enrolment"])
+def test_rule_3_the_golden_signatures_verify(name) -> None:
+    vector = {key: bytes.fromhex(text) for key, text in VECTORS[name].items()}
+    assert cose.verify(golden.DEVICE.public, vector["sign1"], vector["aad"]) == vector["payload"]
+    assert cose.peek(vector["sign1"]).kid is None  # alg alone in the header: the topic says who
+
+
+def test_rule_3_the_golden_messages_down_verify() -> None:
+    down = DeviceDownlink(federation=golden.FEDERATION, gateway_key=golden.GATEWAY.public)
+    receipt, manifest = (bytes.fromhex(VECTORS[name]["sign1"]) for name in ("receipt", "manifest"))
+    assert down.open_receipt(receipt, golden.DEVICE.device_id) == golden.RECEIPT
+    assert down.open_manifest(manifest) == golden.MANIFEST
+    assert cose.peek(receipt).kid == golden.GATEWAY.kid
+
+
+# --- round trips ------------------------------------------------------------------------------------
+@given(
+    st.builds(
+        Update,
+        counter=st.integers(1, limits.COUNTER_MAX),
+        head_version=versions,
+        bucket=st.integers(0, 62),
+        accuracy_percent=st.none() | st.integers(0, 100),
+        body=st.binary(max_size=300),
+    )
+)
+def test_updates_round_trip(update) -> None:
+    assert messages.decode_update(messages.encode_update(update)) == update
+
+
+names = st.text(alphabet="abcdefghij_-", min_size=1, max_size=32)
+
+
+@given(
+    st.builds(
+        Status,
+        start=counters,
+        sequence=counters,
+        phase=st.sampled_from(Phase),
+        closed_gates=st.lists(names, max_size=32).map(tuple),
+        floor=versions,
+        software=names,
+    )
+)
+def test_statuses_round_trip(status) -> None:
+    assert messages.decode_status(messages.encode_status(status)) == status
+
+
+@given(st.builds(EnrolmentRequest, public_key=hashes, token=st.binary(min_size=16, max_size=16)))
+def test_enrolments_round_trip(request) -> None:
+    assert messages.decode_enrolment(messages.encode_enrolment(request)) == request
+
+
+@given(
+    st.builds(
+        Receipt,
+        counter=counters,
+        envelope_hash=hashes,
+        status=st.sampled_from(ReceiptStatus),
+        reason=st.sampled_from(Reason),
+        current=versions,
+        retry_window_s=st.tuples(*[st.integers(0, limits.MAX_RETRY_WINDOW_S)] * 2).map(
+            lambda pair: tuple(sorted(pair))
+        ),
+        last_counter=counters,
+    )
+)
+def test_rule_4_3_receipts_round_trip(receipt) -> None:
+    assert messages.decode_receipt(messages.encode_receipt(receipt)) == receipt
+
+
+plans = st.builds(
+    Plan,
+    epochs=st.integers(1, limits.MAX_EPOCHS),
+    batch_size=st.integers(1, limits.MAX_BATCH),
+    learning_rate=st.floats(1e-9, 1e3),
+    codec=st.builds(Codec, mode=st.sampled_from(CodecMode), density=st.floats(1e-6, 1.0)),
+    norm_bound=st.floats(1e-9, 1e9),
+    max_examples=st.integers(1, limits.MAX_EXAMPLES),
+    max_staleness=st.integers(0, 1000),
+)
+
+
+@given(plans)
+def test_plans_round_trip_to_the_same_bytes(plan) -> None:
+    data = messages.encode_plan(plan)
+    assert messages.decode_plan(data) == plan
+    assert messages.encode_plan(messages.decode_plan(data)) == data
+
+
+def test_a_plan_of_whole_numbers_keeps_its_hash() -> None:
+    """The device stores a manifest decoded and encoded again; its plan's hash is in every signature."""
+    whole = Plan(learning_rate=1, norm_bound=5, codec=Codec(density=1))
+    data = messages.encode_plan(whole)
+    assert messages.encode_plan(messages.decode_plan(data)) == data
+
+
+tensors = st.lists(
+    st.tuples(st.text("abc/ü", min_size=1, max_size=10), st.lists(st.integers(1, 9), max_size=4)),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda pair: pair[0],
+).map(
+    lambda pairs: tuple(
+        TensorSpec(name=name, shape=tuple(shape))
+        for name, shape in sorted(pairs, key=lambda pair: pair[0].encode())
+    )
+)
+
+
+@given(
+    version=versions, specs=tensors, labels=st.lists(names, max_size=5).map(tuple), plan=plans, blob=hashes
+)
+def test_rule_6_manifests_round_trip(version, specs, labels, plan, blob) -> None:
+    manifest = replace(
+        golden.MANIFEST,
+        head_version=version,
+        head=BlobRef(hash=blob, size=4 * parameters(specs)),
+        tensors=specs,
+        labels=labels,
+        plan=plan,
+        plan_hash=hashlib.sha256(messages.encode_plan(plan)).digest(),
+    )
+    assert messages.decode_manifest(messages.encode_manifest(manifest)) == manifest
+
+
+# --- what is refused --------------------------------------------------------------------------------
+INT = [-1, 2**63, 1.0, True, "1", None, b"1", [1]]
+HASH = [b"x" * 31, b"x" * 33, "x" * 32, 1, None, b""]
+WORD = ["", "x" * 33, 1, None, b"idle"]
+PLAN = cbor.decode(messages.encode_plan(golden.PLAN), max_bytes=1000)
+BOUNDS: dict[str, dict[int, list[object]]] = {
+    "update": {
+        0: [*INT, 0],
+        1: INT,
+        2: INT,
+        3: [*INT, 63],
+        4: [[], [1, 2], [101], [-1], [True], [0.5], 5, "5"],
+        5: ["body", 1, None, [1]],
+    },
+    "status": {
+        0: INT,
+        1: INT,
+        2: [*WORD, "sleeping", "IDLE"],
+        3: [None, "power", [1], [""], ["x" * 33], ["g"] * 33],
+        4: INT,
+        5: INT,
+        6: WORD,
+    },
+    "enrolment": {0: HASH, 1: [b"t" * 15, b"t" * 17, "t" * 16, None]},
+    "receipt": {
+        0: INT,
+        1: HASH,
+        2: [0, 6, -1, 1.0, True, "1", None],
+        3: [4, 9, 17, 22, -1, 1.0, True, None],
+        4: INT,
+        5: INT,
+        6: [[], [1], [1, 2, 3], [2, 1], [-1, 1], [0, limits.MAX_RETRY_WINDOW_S + 1], [0, 1.5], None],
+        7: INT,
+    },
+    "plan": {
+        1: [*INT, 0, limits.MAX_EPOCHS + 1],
+        2: [*INT, 0, limits.MAX_BATCH + 1],
+        3: [0.0, -0.1, 1, math.nan, math.inf, 1e4, "0.1", None],
+        4: [
+            [],
+            [1],
+            [0, 0.1],
+            [4, 0.1],
+            [1, 0.0],
+            [1, 1.1],
+            [1, 1],
+            [True, 0.1],
+            [1.0, 0.1],
+            [1, math.nan],
+            None,
+        ],
+        5: [0.0, -1.0, 3, math.nan, math.inf, 1e10, None],
+        6: [*INT, 0, limits.MAX_EXAMPLES + 1],
+        7: [*INT, 1001],
+    },
+    "manifest": {
+        1: INT,
+        2: INT,
+        3: [[b"m" * 31, 1], [b"m" * 32, 0], [b"m" * 32, 2**40], [b"m" * 32], [b"m" * 32, 1.0], None],
+        4: [[b"h" * 32, 35], [b"h" * 32, 40], [b"h" * 32, 0], [b"h" * 31, 36], None],
+        5: [
+            [],
+            None,
+            [["a", [9]]] * 2,  # twice the same name, and another size
+            [["b", [3]], ["a", [6]]],  # not in order
+            [["a", [4]], ["a", [5]]],
+            [["a", [0]], ["b", [9]]],
+            [["a", [-9]]],
+            [["a", [9.0]]],
+            [["a", [True] * 2]],
+            [["", [9]]],
+            [["a" * 129, [9]]],
+            [["a", [9], 1]],
+            [["a", [1] * 6 + [9]]],
+            [["a", [limits.MAX_HEAD_PARAMETERS + 1]]],
+            [[f"{n:03}", [1]] for n in range(limits.MAX_TENSORS + 1)],
+        ],
+        6: [None, "walk", [1], [""], ["x" * 65]],
+        7: [None, PLAN, b"", b"\xa0", cbor.encode({**PLAN, 8: 1}), cbor.encode({**PLAN, 1: 0})],
+    },
+}
+CASES = [
+    (name, place, bad) for name, places in BOUNDS.items() for place, bads in places.items() for bad in bads
+]
+
+
+def _fields(name: str) -> dict[int, object]:
+    fields = cbor.decode(bytes.fromhex(VECTORS[name]["payload"]), max_bytes=5000)
+    return fields if isinstance(fields, dict) else dict(enumerate(fields))
+
+
+def _bytes(name: str, fields: dict[int, object]) -> bytes:
+    return cbor.encode(fields if name in {"plan", "manifest"} else list(fields.values()))
+
+
+@pytest.mark.parametrize(("name", "place", "bad"), CASES)
+def test_a_field_out_of_range_is_refused(name, place, bad) -> None:
+    with pytest.raises(WireError):
+        DECODERS[name][0](_bytes(name, _fields(name) | {place: bad}))
+
+
+def test_every_field_has_its_cases() -> None:
+    assert {name: set(places) for name, places in BOUNDS.items()} == {
+        name: set(_fields(name)) for name in DECODERS
+    }
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_fields_too_few_or_too_many_are_refused(name) -> None:
+    decode, fields = DECODERS[name][0], _fields(name)
+    assert decode(_bytes(name, fields)) == DECODERS[name][1]
+    last = max(fields)
+    for wrong in (fields | {last + 1: 1}, {key: one for key, one in fields.items() if key != last}):
+        with pytest.raises(WireError):
+            decode(_bytes(name, wrong))
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats()
+    | st.binary(max_size=40)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.integers(0, 9), inner, max_size=8),
+    max_leaves=20,
+)
+
+
+@given(value=values, name=st.sampled_from(sorted(DECODERS)))
+def test_arbitrary_cbor_raises_nothing_but_wire_errors(value, name) -> None:
+    with pytest.raises(WireError):
+        DECODERS[name][0](cbor.encode(value))
+
+
+@given(place=st.integers(0, 8), value=values, name=st.sampled_from(sorted(DECODERS)))
+def test_one_arbitrary_field_is_taken_or_a_wire_error(place, value, name) -> None:
+    fields = _fields(name)
+    try:
+        decoded = DECODERS[name][0](_bytes(name, fields | ({place: value} if place in fields else {})))
+    except WireError:
+        return
+    assert type(decoded) is type(DECODERS[name][1])
+
+
+@given(data=st.binary(max_size=80), name=st.sampled_from(sorted(DECODERS)))
+def test_arbitrary_bytes_raise_nothing_but_wire_errors(data, name) -> None:
+    with pytest.raises(WireError):
+        DECODERS[name][0](data)
+
+
+@pytest.mark.parametrize(
+    ("name", "bound"),
+    [
+        ("update", limits.MAX_UPDATE_BYTES),
+        ("status", limits.MAX_STATUS_BYTES),
+        ("receipt", limits.MAX_RECEIPT_BYTES),
+        ("enrolment", limits.MAX_ENROL_BYTES),
+        ("manifest", limits.MAX_MANIFEST_BYTES),
+    ],
+)
+def test_rule_6_size_is_bounded_before_anything_is_read(name, bound) -> None:
+    with pytest.raises(WireError, match="at most"):
+        DECODERS[name][0](bytes(bound + 1))
