@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from fedclient.crypto import cose, keys
 from fedclient.errors import CryptoError, WireError
-from fedclient.limits import MAX_MANIFEST_BYTES, MAX_RECEIPT_BYTES
-from fedclient.values import Manifest, MessageType, Receipt
+from fedclient.limits import MAX_COMMAND_BYTES, MAX_MANIFEST_BYTES, MAX_RECEIPT_BYTES
+from fedclient.values import Command, Manifest, MessageType, Receipt
 from fedclient.wire import messages
 from fedclient.wire.envelope import down_aad
 
@@ -25,6 +25,10 @@ class GatewayDownlink:
     def receipt(self, device_id: str, receipt: Receipt) -> bytes:
         aad = down_aad(MessageType.RECEIPT, self.federation, device_id)
         return cose.sign(self.key, messages.encode_receipt(receipt), aad, with_kid=True)
+
+    def command(self, device_id: str, command: Command) -> bytes:
+        aad = down_aad(MessageType.COMMAND, self.federation, device_id)
+        return cose.sign(self.key, messages.encode_command(command), aad, with_kid=True)
 
     def manifest(self, manifest: Manifest) -> bytes:
         aad = down_aad(MessageType.MANIFEST, self.federation, None)
@@ -41,6 +45,11 @@ class DeviceDownlink:
     def open_receipt(self, data: bytes, device_id: str) -> Receipt:
         aad = down_aad(MessageType.RECEIPT, self.federation, device_id)
         return messages.decode_receipt(self._verify(data, aad, MAX_RECEIPT_BYTES))
+
+    def open_command(self, data: bytes, device_id: str) -> Command:
+        """Open a command; whether its sequence is news is the caller's to say."""
+        aad = down_aad(MessageType.COMMAND, self.federation, device_id)
+        return messages.decode_command(self._verify(data, aad, MAX_COMMAND_BYTES))
 
     def open_manifest(self, data: bytes) -> Manifest:
         aad = down_aad(MessageType.MANIFEST, self.federation, None)

@@ -21,6 +21,7 @@ MAX_LABELS: Final = 4096  # classes of a head; each label is in every manifest
 MAX_MANIFEST_BYTES: Final = 64 * 1024  # PROTOCOL 6; a manifest is read by the agent, without NumPy
 MAX_CHUNK_BYTES: Final = 96 * 1024  # PROTOCOL 6; below the 128 KiB that hosted brokers accept
 MAX_RECEIPT_BYTES: Final = 1024  # a receipt is about 150 bytes
+MAX_COMMAND_BYTES: Final = 512  # a command is about 100 bytes
 MAX_ENROL_BYTES: Final = 1024  # an enrolment request is about 300 bytes
 MAX_STATUS_BYTES: Final = 2048  # state and gate names only
 MAX_GATES: Final = 32  # in one status; the scheduler has fewer than ten
@@ -57,6 +58,7 @@ COUNTER_MAX: Final = 2**63 - 1  # SQLite's integers
 
 # --- durations -----------------------------------------------------------------------------------
 MAX_RETRY_WINDOW_S: Final = 7 * 24 * 3600  # a gateway may ask a device to wait, not to vanish
+MAX_PAUSE_S: Final = 30 * 24 * 3600  # of one with an end; who means longer says "until resumed"
 
 # --- gateway -------------------------------------------------------------------------------------
 MAX_INBOX_MESSAGES: Final = 20_000  # received and not yet handled; devices offer again what is dropped

@@ -105,6 +105,7 @@ class MessageType(IntEnum):
     STATUS = 3
     RECEIPT = 4
     MANIFEST = 5
+    COMMAND = 6
 
 
 class ReceiptStatus(IntEnum):
@@ -146,6 +147,22 @@ class Receipt:
     current: HeadVersion = NO_HEAD
     retry_window_s: tuple[int, int] = (0, 0)
     last_counter: int = 0  # with CONFLICT: the highest counter the gateway has seen
+
+
+class CommandKind(IntEnum):
+    """What a gateway may ask of one device at any time; the numbers are on the wire."""
+
+    PAUSE = 1
+    RESUME = 2  # ends the gateway's own pause, nobody else's
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """The gateway's signed wish for one device; only one above every earlier sequence is followed."""
+
+    sequence: int
+    kind: CommandKind
+    seconds: int = 0  # of a pause, counted from when the device received it first; 0: until resumed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from fedclient.crypto import cose, keys
 from fedclient.downlink import DeviceDownlink, GatewayDownlink
 from fedclient.errors import CryptoError, WireError
-from fedclient.limits import MAX_MANIFEST_BYTES, MAX_RECEIPT_BYTES
+from fedclient.limits import MAX_COMMAND_BYTES, MAX_MANIFEST_BYTES, MAX_RECEIPT_BYTES
 from fedclient.values import MessageType
 from fedclient.wire import messages
 from fedclient.wire.envelope import down_aad, up_aad
-from tests.wire.golden import DEVICE, FEDERATION, GATEWAY, MANIFEST, RECEIPT
+from tests.wire.golden import COMMAND, DEVICE, FEDERATION, GATEWAY, MANIFEST, RECEIPT
 
 REFUSED = (WireError, CryptoError)
 OTHER = keys.SigningKey(b"o" * 32)
@@ -25,6 +25,10 @@ def open_receipt(data: bytes, end: DeviceDownlink = device, device_id: str = DEV
     return end.open_receipt(data, device_id)
 
 
+def open_command(data: bytes, end: DeviceDownlink = device, device_id: str = DEVICE.device_id):
+    return end.open_command(data, device_id)
+
+
 def open_manifest(data: bytes, end: DeviceDownlink = device):
     return end.open_manifest(data)
 
@@ -33,9 +37,10 @@ CASES = pytest.mark.parametrize(
     ("data", "open_", "value"),
     [
         (gateway.receipt(DEVICE.device_id, RECEIPT), open_receipt, RECEIPT),
+        (gateway.command(DEVICE.device_id, COMMAND), open_command, COMMAND),
         (gateway.manifest(MANIFEST), open_manifest, MANIFEST),
     ],
-    ids=["receipt", "manifest"],
+    ids=["receipt", "command", "manifest"],
 )
 
 
@@ -66,20 +71,27 @@ def test_rule_3_another_gateway_or_federation_is_refused(data, open_, value) -> 
 @CASES
 def test_rule_4_3_bytes_are_the_same_every_time(data, open_, value) -> None:
     """A gateway stores what it signed, and a restart that signed again would still say the same."""
-    again = gateway.manifest(value) if value is MANIFEST else gateway.receipt(DEVICE.device_id, value)
+    signs = {open_receipt: gateway.receipt, open_command: gateway.command}
+    again = gateway.manifest(value) if value is MANIFEST else signs[open_](DEVICE.device_id, value)
     assert again == data
 
 
-def test_rule_3_a_receipt_is_for_one_device() -> None:
+def test_rule_3_receipts_and_commands_are_for_one_device() -> None:
     with pytest.raises(CryptoError):
         open_receipt(gateway.receipt(OTHER.device_id, RECEIPT))
+    with pytest.raises(CryptoError):
+        open_command(gateway.command(OTHER.device_id, COMMAND))
 
 
-def test_rule_3_a_receipt_is_no_manifest_and_a_message_up_no_message_down() -> None:
+def test_rule_3_no_message_is_taken_for_one_of_another_kind_or_direction() -> None:
     receipt, manifest = messages.encode_receipt(RECEIPT), messages.encode_manifest(MANIFEST)
+    command, us = messages.encode_command(COMMAND), (FEDERATION, DEVICE.device_id)
     wrong = [
         (receipt, down_aad(MessageType.MANIFEST, FEDERATION, None), open_receipt),
         (receipt, up_aad(MessageType.RECEIPT, (FEDERATION, DEVICE.device_id), GATEWAY.kid), open_receipt),
+        (command, down_aad(MessageType.RECEIPT, *us), open_command),
+        (command, down_aad(MessageType.COMMAND, FEDERATION, None), open_command),
+        (command, up_aad(MessageType.COMMAND, us, GATEWAY.kid), open_command),
         (manifest, down_aad(MessageType.RECEIPT, FEDERATION, DEVICE.device_id), open_manifest),
         (manifest, down_aad(MessageType.MANIFEST, FEDERATION, DEVICE.device_id), open_manifest),
     ]
@@ -97,7 +109,12 @@ def test_rule_3_messages_down_carry_the_kid_of_their_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("open_", "bound"), [(open_receipt, MAX_RECEIPT_BYTES), (open_manifest, MAX_MANIFEST_BYTES)]
+    ("open_", "bound"),
+    [
+        (open_receipt, MAX_RECEIPT_BYTES),
+        (open_command, MAX_COMMAND_BYTES),
+        (open_manifest, MAX_MANIFEST_BYTES),
+    ],
 )
 def test_rule_6_size_is_checked_first(open_, bound) -> None:
     with pytest.raises(WireError, match="at most"):
@@ -106,7 +123,7 @@ def test_rule_6_size_is_checked_first(open_, bound) -> None:
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(junk) -> None:
-    for open_ in (open_receipt, open_manifest):
+    for open_ in (open_receipt, open_command, open_manifest):
         with pytest.raises(REFUSED):
             open_(junk)
 

@@ -149,7 +149,8 @@ class Gateway:
         self._shelf.reset()
         try:
             self._transport.subscribe(self._desk.topics.manifest)
-            self._transport.subscribe(self._desk.topics.everything_up)
+            for topic_filter in self._desk.topics.messages_up:
+                self._transport.subscribe(topic_filter)
         except Unreachable:
             return  # its Disconnected is on the way
         self._settle_at = now_s + SETTLE_S

@@ -14,6 +14,8 @@ from fedclient.values import (
     BlobRef,
     Codec,
     CodecMode,
+    Command,
+    CommandKind,
     EnrolmentRequest,
     Manifest,
     Phase,
@@ -149,6 +151,26 @@ def decode_receipt(payload: bytes) -> Receipt:
         current=head_version(generation, version),
         retry_window_s=(low, high),
         last_counter=integer(last, "last counter", 0, limits.COUNTER_MAX),
+    )
+
+
+def encode_command(command: Command) -> bytes:
+    return cbor.encode([command.sequence, int(command.kind), command.seconds])
+
+
+def decode_command(payload: bytes) -> Command:
+    """Read a command's payload; raises WireError."""
+    fields = array(cbor.decode(payload, max_bytes=limits.MAX_COMMAND_BYTES), "command", 3)
+    sequence, kind, seconds = fields
+    try:
+        known = CommandKind(typed(kind, int, "kind"))
+    except ValueError:
+        raise WireError("command is of a kind that is not known here") from None
+    longest_s = limits.MAX_PAUSE_S if known is CommandKind.PAUSE else 0
+    return Command(
+        sequence=integer(sequence, "sequence", 1, limits.COUNTER_MAX),
+        kind=known,
+        seconds=integer(seconds, "seconds", 0, longest_s),
     )
 
 

@@ -1,7 +1,9 @@
 """MQTT topics: the only place that builds or takes apart one (PROTOCOL 2).
 
 fl/v1/<federation>/up/<device>/enroll|update|status
+fl/v1/<federation>/up/<device>/online          retained; for people, the gateway does not listen
 fl/v1/<federation>/down/<device>/receipt
+fl/v1/<federation>/down/<device>/command       retained
 fl/v1/<federation>/all/manifest                retained
 fl/v1/<federation>/all/blob/<name>/<n>         retained; n = 0 is the list of chunk hashes
 """
@@ -49,13 +51,20 @@ class Topics:
     def __init__(self, federation: str) -> None:
         self._prefix = f"fl/v1/{check_federation(federation)}/"
         self.manifest = self._prefix + "all/manifest"
-        self.everything_up = self._prefix + "up/+/+"
+        # one by one: `up/+/+` would bring the birth message of every device at each connect
+        self.messages_up = tuple(f"{self._prefix}up/+/{name}" for name in _UP.values())
 
     def up(self, device_id: str, kind: MessageType) -> str:
         return f"{self._prefix}up/{check_device(device_id)}/{_UP[kind]}"
 
+    def online(self, device_id: str) -> str:
+        return f"{self._prefix}up/{check_device(device_id)}/online"
+
     def receipt(self, device_id: str) -> str:
         return f"{self._prefix}down/{check_device(device_id)}/receipt"
+
+    def command(self, device_id: str) -> str:
+        return f"{self._prefix}down/{check_device(device_id)}/command"
 
     def blob(self, blob_hash: bytes, number: int) -> str:
         return f"{self._prefix}all/blob/{blob_name(blob_hash)}/{number}"

@@ -70,7 +70,8 @@ class MiniGateway:
     def connect(self) -> None:
         self.transport.connect(0.0)
         self.transport.service((), 0.0)
-        self.transport.subscribe(TOPICS.everything_up)
+        for topic_filter in TOPICS.messages_up:
+            self.transport.subscribe(topic_filter)
 
     def listen(self) -> list[tuple[str, MessageType, bytes]]:
         """Return what came since the last time; all of it stays in `inbox`."""

@@ -17,6 +17,8 @@ from fedclient.values import (
     Broker,
     Codec,
     CodecMode,
+    Command,
+    CommandKind,
     EnrolmentRequest,
     HeadVersion,
     Invitation,
@@ -77,6 +79,7 @@ RECEIPT = Receipt(
     retry_window_s=(5, 60),
     last_counter=9,
 )
+COMMAND = Command(sequence=1_800_000_000, kind=CommandKind.PAUSE, seconds=1800)
 INVITATION = Invitation(
     broker=Broker(host="broker.example", port=8883, tls=True),
     federation=FEDERATION,
@@ -110,6 +113,10 @@ def vectors() -> dict[str, object]:
         "receipt": {
             "payload": messages.encode_receipt(RECEIPT).hex(),
             "sign1": down.receipt(DEVICE.device_id, RECEIPT).hex(),
+        },
+        "command": {
+            "payload": messages.encode_command(COMMAND).hex(),
+            "sign1": down.command(DEVICE.device_id, COMMAND).hex(),
         },
         "plan": {"payload": messages.encode_plan(PLAN).hex()},
         "manifest": {

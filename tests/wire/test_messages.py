@@ -20,6 +20,8 @@ from fedclient.values import (
     BlobRef,
     Codec,
     CodecMode,
+    Command,
+    CommandKind,
     EnrolmentRequest,
     HeadVersion,
     Phase,
@@ -41,6 +43,7 @@ DECODERS = {
     "status": (messages.decode_status, golden.STATUS),
     "enrolment": (messages.decode_enrolment, golden.ENROLMENT),
     "receipt": (messages.decode_receipt, golden.RECEIPT),
+    "command": (messages.decode_command, golden.COMMAND),
     "plan": (messages.decode_plan, golden.PLAN),
     "manifest": (messages.decode_manifest, golden.MANIFEST),
 }
@@ -68,9 +71,11 @@ def test_rule_3_the_golden_signatures_verify(name) -> None:
 
 def test_rule_3_the_golden_messages_down_verify() -> None:
     down = DeviceDownlink(federation=golden.FEDERATION, gateway_key=golden.GATEWAY.public)
-    receipt, manifest = (bytes.fromhex(VECTORS[name]["sign1"]) for name in ("receipt", "manifest"))
+    names = ("receipt", "manifest", "command")
+    receipt, manifest, command = (bytes.fromhex(VECTORS[name]["sign1"]) for name in names)
     assert down.open_receipt(receipt, golden.DEVICE.device_id) == golden.RECEIPT
     assert down.open_manifest(manifest) == golden.MANIFEST
+    assert down.open_command(command, golden.DEVICE.device_id) == golden.COMMAND
     assert cose.peek(receipt).kid == golden.GATEWAY.kid
 
 
@@ -128,6 +133,25 @@ def test_enrolments_round_trip(request) -> None:
 )
 def test_rule_4_3_receipts_round_trip(receipt) -> None:
     assert messages.decode_receipt(messages.encode_receipt(receipt)) == receipt
+
+
+@given(
+    st.builds(
+        Command,
+        sequence=st.integers(1, limits.COUNTER_MAX),
+        kind=st.just(CommandKind.PAUSE),
+        seconds=st.integers(0, limits.MAX_PAUSE_S),
+    )
+    | st.builds(Command, sequence=st.integers(1, limits.COUNTER_MAX), kind=st.just(CommandKind.RESUME))
+)
+def test_commands_round_trip(command) -> None:
+    assert messages.decode_command(messages.encode_command(command)) == command
+
+
+def test_only_a_pause_has_a_length() -> None:
+    for seconds in (1, limits.MAX_PAUSE_S):
+        with pytest.raises(WireError, match="seconds"):
+            messages.decode_command(cbor.encode([1, int(CommandKind.RESUME), seconds]))
 
 
 plans = st.builds(
@@ -218,6 +242,11 @@ BOUNDS: dict[str, dict[int, list[object]]] = {
         5: INT,
         6: [[], [1], [1, 2, 3], [2, 1], [-1, 1], [0, limits.MAX_RETRY_WINDOW_S + 1], [0, 1.5], None],
         7: INT,
+    },
+    "command": {
+        0: [*INT, 0],
+        1: [0, 3, -1, 1.0, True, "1", None],
+        2: [*INT, limits.MAX_PAUSE_S + 1],
     },
     "plan": {
         1: [*INT, 0, limits.MAX_EPOCHS + 1],
@@ -342,6 +371,7 @@ def test_arbitrary_bytes_raise_nothing_but_wire_errors(data, name) -> None:
         ("update", limits.MAX_UPDATE_BYTES),
         ("status", limits.MAX_STATUS_BYTES),
         ("receipt", limits.MAX_RECEIPT_BYTES),
+        ("command", limits.MAX_COMMAND_BYTES),
         ("enrolment", limits.MAX_ENROL_BYTES),
         ("manifest", limits.MAX_MANIFEST_BYTES),
     ],

@@ -23,7 +23,9 @@ def test_rule_2_the_topics_are_the_protocols() -> None:
     assert TOPICS.receipt(DEVICE) == f"fl/v1/farm-7/down/{DEVICE}/receipt"
     assert TOPICS.manifest == "fl/v1/farm-7/all/manifest"
     assert TOPICS.blob(bytes(range(32)), 3) == "fl/v1/farm-7/all/blob/000102030405060708090a0b0c0d0e0f/3"
-    assert TOPICS.everything_up == "fl/v1/farm-7/up/+/+"
+    assert TOPICS.command(DEVICE) == f"fl/v1/farm-7/down/{DEVICE}/command"
+    assert TOPICS.online(DEVICE) == f"fl/v1/farm-7/up/{DEVICE}/online"
+    assert TOPICS.messages_up == tuple(f"fl/v1/farm-7/up/+/{name}" for name in ("enroll", "update", "status"))
 
 
 @pytest.mark.parametrize("kind", UP)
@@ -41,6 +43,8 @@ def test_a_topic_up_says_who_and_what(kind) -> None:
         f"fl/v2/farm-7/up/{DEVICE}/update",
         f"fl/v1/farm-7/down/{DEVICE}/receipt",
         f"fl/v1/farm-7/up/{DEVICE}/receipt",
+        f"fl/v1/farm-7/up/{DEVICE}/online",
+        f"fl/v1/farm-7/down/{DEVICE}/command",
         f"fl/v1/farm-7/up/{DEVICE}/update/",
         f"fl/v1/farm-7/up/{DEVICE}/update\n",
         f"fl/v1/farm-7/up/{DEVICE}x/update",
@@ -86,8 +90,16 @@ def test_rule_2_a_federation_never_widens_a_topic(name) -> None:
         Topics(name)
 
 
+DEVICE_TOPICS = (
+    TOPICS.receipt,
+    TOPICS.command,
+    TOPICS.online,
+    lambda one: TOPICS.up(one, MessageType.UPDATE),
+)
+
+
 @pytest.mark.parametrize("name", ["", DEVICE[:-1], DEVICE + "a", DEVICE[:-1] + "1", DEVICE[:-1] + "+", "#"])
 def test_rule_2_a_device_id_is_16_characters_of_base32(name) -> None:
-    for build in (check_device, TOPICS.receipt, lambda one: TOPICS.up(one, MessageType.UPDATE)):
+    for build in (check_device, *DEVICE_TOPICS):
         with pytest.raises(WireError, match="device id"):
             build(name)
