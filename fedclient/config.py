@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fedclient import limits, storage
 from fedclient.errors import ConfigError
-from fedclient.scheduler.policy import Policy
+from fedclient.scheduler.schedule import Policy
 from fedclient.values import Broker
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class TrainerSettings:
     idle: bool = _key(default=True, text="run only when nothing else wants the processor or the disk")
     memory_mib: int | None = _key(None, "memory it may take", 32, 1 << 20)
     timeout_s: float = _key(3600.0, "a job that takes longer is ended and counted as failed", 10, 7 * DAY_S)
-    grace_s: float = _key(10.0, "between asking it to stop and ending it", 0.1, 300)
+    grace_s: float = _key(10.0, "from asking it to stop to ending it; at the agent's own end 3 s", 0.1, 300)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

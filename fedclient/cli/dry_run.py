@@ -16,8 +16,13 @@ from fedclient.config import PrivacySettings, TrainerSettings
 from fedclient.device.jobs import TrainerExit
 from fedclient.errors import DataError, FedClientError, ModelError, TransientError, UsageError
 from fedclient.limits import DENSITIES, LEARNING_RATES, MAX_BATCH, MAX_EPOCHS
-from fedclient.scheduler.policy import Decision, History, Policy, Readings, SampleCounts, decide
+from fedclient.scheduler.check import Now
+from fedclient.scheduler.history import History
+from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
+from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.readings import Activity, Readings, SampleCounts
+from fedclient.scheduler.schedule import Policy
 from fedclient.values import CodecMode
 
 _CODECS = tuple(mode.name.lower().replace("_", "-") for mode in CodecMode)
@@ -48,7 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Decide as the agent would, train in a child as the agent does, and report."""
     _check(args)
-    readings = Probe(Path.cwd()).read(SampleCounts())  # before the trainer has its load
+    readings = Probe(Path.cwd(), profile=UNKNOWN_BOARD).read(
+        Activity(broker_is_local=True), 0.0
+    )  # before the trainer has its load
     epochs: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
     for line in _train(args):
@@ -93,7 +100,9 @@ def _check(args: argparse.Namespace) -> None:
 
 def _decide(readings: Readings, samples: SampleCounts) -> Decision:
     """Judge this machine by the default policy; the data at hand is what there is of samples."""
-    return decide(replace(readings, samples=samples), Policy(), History(), 0.0)
+    activity = replace(readings.activity, samples=samples)
+    now = Now(elapsed_s=0.0)
+    return decide(replace(readings, activity=activity), Policy(), UNKNOWN_BOARD, History(), now)
 
 
 def _train(args: argparse.Namespace) -> Any:

@@ -13,8 +13,13 @@ from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal
 from fedclient.device.slots import Slots
 from fedclient.samples.store import SampleStore
-from fedclient.scheduler.policy import History, Policy, SampleCounts, decide
+from fedclient.scheduler.check import Now
+from fedclient.scheduler.history import History
+from fedclient.scheduler.policy import decide
 from fedclient.scheduler.probe import Probe
+from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.readings import Activity, SampleCounts
+from fedclient.scheduler.schedule import Policy
 from fedclient.values import HeadVersion, Phase
 
 
@@ -96,7 +101,8 @@ def _closed(folder: DeviceFolder, policy: Policy) -> str:
     labels = () if manifest is None else manifest.labels
     with SampleStore(folder.samples) as samples:
         counts = SampleCounts(new=samples.new_since(settled, labels), distinct=samples.distinct(labels))
-    decision = decide(Probe(folder.path).read(counts), policy, History(), 0.0)
+    readings = Probe(folder.path, profile=UNKNOWN_BOARD).read(Activity(samples=counts), 0.0)
+    decision = decide(readings, policy, UNKNOWN_BOARD, History(), Now(elapsed_s=0.0))
     closed = [gate.sentence for gate in decision.gates if not gate.ok]
     return "; ".join(closed) or "nothing now: the agent looks again every [schedule] poll_s, or after dwell_s"
 

@@ -16,8 +16,12 @@ from fedclient.device.journal import Journal
 from fedclient.device.outbox import Row
 from fedclient.errors import FedClientError, StorageDamaged
 from fedclient.samples.store import SampleStore
-from fedclient.scheduler.policy import Decision, History, SampleCounts, decide
+from fedclient.scheduler.check import Now
+from fedclient.scheduler.history import History
+from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
+from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.readings import Activity, SampleCounts
 from fedclient.session import Cause, State
 from fedclient.storage import Database
 from fedclient.values import HeadVersion
@@ -27,6 +31,7 @@ log = logging.getLogger(__name__)
 POLL_WHILE_TRAINING_S = 5.0  # a trainer must stop soon after conditions fail
 FIRST_BACKOFF_S = 30.0  # after a failed trainer; doubles with each failure
 MAX_BACKOFF_S = 3600.0
+STOP_GRACE_S = 3.0  # for the trainer at the agent's own end, which takes 5 s at most (daemon.END_S)
 
 # a full disk like unfit samples: a new job later, however often it takes
 _CAUSES = {TrainerExit.DATA: Cause.DATA, TrainerExit.DISK: Cause.DATA, TrainerExit.MODEL: Cause.MODEL}
@@ -41,7 +46,7 @@ class Work:
         self._database = database
         self._jobs = Jobs(database)
         self._journal = Journal(database)
-        self._probe = Probe(folder.path)
+        self._probe = Probe(folder.path, profile=UNKNOWN_BOARD)
         self._samples: SampleStore | None = None
         self._history = History()
         self._decision: Decision | None = None
@@ -62,8 +67,10 @@ class Work:
     def decide(self, version: HeadVersion | None, now_s: float) -> Decision:
         """Ask the scheduler about a job on this head, with what the machine and the sample store say now."""
         trainer = None if self.child is None else self.child.pid
-        readings = self._probe.read(self._counts(version), trainer)
-        decision = decide(readings, self._config.policy, self._history, now_s)
+        activity = Activity(samples=self._counts(version))
+        readings = self._probe.read(activity, now_s, trainer)
+        now = Now(elapsed_s=now_s)
+        decision = decide(readings, self._config.policy, UNKNOWN_BOARD, self._history, now)
         if self._decision is None or decision.closed != self._decision.closed:
             for gate in decision.gates:
                 if not gate.ok:
@@ -196,10 +203,10 @@ class Work:
             log.warning("sample store: %s", error)
 
     def stop_and_wait(self) -> None:
-        """End the trainer, politely as long as the grace time lasts."""
+        """End the trainer, politely as long as the grace time lasts, and who waits for this process."""
         if self.child is None:
             return
-        self.child.stop(self._config.trainer.grace_s)
+        self.child.stop(min(self._config.trainer.grace_s, STOP_GRACE_S))
         self.child = None
 
 

@@ -14,7 +14,9 @@ class PowerSettings:
         default=None,
         metadata={"help": 'a program that prints {"source": "battery", "percent": 71, "charging": false}'},
     )
-    file: Path | None = field(default=None, metadata={"help": "a file with the same, kept by your own program"})
+    file: Path | None = field(
+        default=None, metadata={"help": "a file with the same, kept by your own program"}
+    )
     assume: str | None = field(
         default=None,
         metadata={

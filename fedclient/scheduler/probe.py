@@ -7,12 +7,15 @@ load average of the last minute stands in, except during training, which it woul
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import psutil
 
-from fedclient.scheduler.policy import Readings, SampleCounts
+from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler.profile import Profile
+from fedclient.scheduler.readings import Activity, Reading, Readings, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,32 +37,43 @@ class _Cpu(NamedTuple):
 class Probe:
     """Reads this machine; keep one, since load is what happened since the last read."""
 
-    def __init__(self, state_folder: Path, power_supply: Path = Path("/sys/class/power_supply")) -> None:
+    def __init__(
+        self,
+        state_folder: Path,
+        *,
+        root: Path = Path("/"),
+        profile: Profile,
+        power: PowerSettings = PowerSettings(),  # noqa: B008 - frozen
+        own_gate: str | None = None,
+    ) -> None:
         self._state_folder = state_folder
-        self._power_supply = power_supply
+        self._power_supply = root / "sys/class/power_supply"
         self._process = psutil.Process()
         self._cores = psutil.cpu_count() or 1
         self._before: _Cpu | None = None
         self._load: tuple[float, float] | None = None  # of the last window: all, and the trainer's share
         self._before = _known(lambda: self._cpu(None))
 
-    def read(self, samples: SampleCounts, trainer_pid: int | None = None) -> Readings:
+    def read(self, activity: Activity, now_s: float, trainer_pid: int | None = None) -> Readings:
         """Measure now; `trainer_pid` is the child that trains, if one does."""
         has_battery, charging, battery_percent = self._power()
         cpu = self._cpu_percent(trainer_pid)
         memory = _known(lambda: psutil.virtual_memory().available / MIB)
         disk = _known(lambda: psutil.disk_usage(str(self._state_folder)).free / MIB)
+        power = None if has_battery is None else "battery" if has_battery else "mains"
         return Readings(
-            has_battery=has_battery,
-            charging=charging,
-            battery_percent=battery_percent,
-            cpu_percent=None if cpu is None else cpu[0],
-            free_memory_mib=memory,
-            free_disk_mib=disk,
-            samples=samples,
-            training=trainer_pid is not None,
-            trainer_cpu_percent=0.0 if cpu is None else cpu[1],
-            trainer_memory_mib=_private_mib(trainer_pid),
+            power=Reading(power, "power_supply"),
+            charging=Reading(charging, "power_supply"),
+            battery_percent=Reading(battery_percent, "power_supply"),
+            cpu_percent=unknown("no window yet") if cpu is None else Reading(cpu[0], "psutil"),
+            free_memory_mib=Reading(memory, "psutil"),
+            free_disk_mib=Reading(disk, "psutil"),
+            activity=replace(
+                activity,
+                training=trainer_pid is not None,
+                trainer_cpu_percent=0.0 if cpu is None else cpu[1],
+                trainer_memory_mib=_private_mib(trainer_pid),
+            ),
         )
 
     def _power(self) -> tuple[bool | None, bool | None, float | None]:

@@ -1,4 +1,4 @@
-"""What a kind of board is, has and has not: data, read by `boards.py` from `hardware/boards/*/profile.toml`."""
+"""What a kind of board is, has and has not: data that `boards.py` reads from `hardware/boards`."""
 
 from __future__ import annotations
 
@@ -25,3 +25,22 @@ class Profile:
     def excuses(self, reading: str) -> str:
         """Return why `reading` may be unknown on this board, or nothing: then unknown means no."""
         return self.missing.get(reading, "")
+
+
+# Where no profile fits and none is installed: no sensor is vouched for, so each gate wants its reading.
+UNKNOWN_BOARD = Profile(
+    name="unknown",
+    title="unknown",
+    missing=dict.fromkeys(
+        (
+            "under_voltage",
+            "throttled",
+            "temp_c",
+            "psi_cpu_percent",
+            "network",
+            "metered",
+            "graphical_session",
+        ),
+        "no profile was read",
+    ),
+)

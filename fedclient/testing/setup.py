@@ -12,7 +12,7 @@ from fedclient.device import enrolment, folder
 from fedclient.gateway import releases
 from fedclient.gateway.desk import Desk
 from fedclient.gateway.enrolment import invite
-from fedclient.scheduler.policy import Policy
+from fedclient.scheduler.schedule import Policy
 from fedclient.uplink import DeviceUplink
 from fedclient.values import HeadVersion, Plan
 from fedclient.wire.invitation import encode_invitation
@@ -20,11 +20,20 @@ from fedclient.wire.invitation import encode_invitation
 # Trains at once, whatever else the machine does: for demonstrations and tests only.
 EAGER = Policy(
     min_battery_percent=None,
+    pause_on_under_voltage=False,
+    pause_on_throttling=False,
+    pause_temp_c=None,
     max_cpu_percent=None,
+    max_pressure_percent=None,
     min_free_memory_mib=None,
     min_free_disk_mib=None,
+    min_input_idle_s=None,
+    networks=(),
+    allow_metered=True,
+    min_spacing_s=0.0,
     dwell_s=0.0,
     poll_s=1.0,
+    daily_training_s=None,
 )
 _INVITATION_S = 3600
 

@@ -1,0 +1,158 @@
+"""What the policy remembers: starts, holds, and what was spent in the last 24 hours.  Pure.
+
+All times are device time, in seconds: a clock that only runs forward and is kept over restarts
+(`ClockMark`).  It takes the place of dates: what a budget calls a day is the last 24 hours of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from math import inf
+
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
+LONGEST_GAP_S = 30 * DAY_S  # that a wall clock may claim to have been off for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What training takes: each has a budget of its own."""
+
+    training_s: float = 0.0
+    traffic_bytes: float = 0.0
+    energy_j: float = 0.0
+    flash_bytes: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            **{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(Cost)}
+        )
+
+    def as_list(self) -> list[float]:
+        return [round(getattr(self, item.name), 3) for item in fields(Cost)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What was spent in one hour of device time."""
+
+    hour: int
+    cost: Cost
+
+    def leaves_s(self) -> float:
+        """When all of it is older than a day."""
+        return (self.hour + 1) * HOUR_S + DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMark:
+    """Device time at one moment, and how to find it again after a restart."""
+
+    elapsed_s: float
+    boot_id: str
+    boot_s: float
+    unix_s: float | None  # only where the wall clock was synchronised
+
+    def elapsed_at(self, boot_id: str, boot_s: float, unix_s: float | None) -> float:
+        """Return device time now.
+
+        Within a boot it runs with the boot clock.  Over a reboot the time that the machine was
+        off counts where the wall clock was synchronised at both ends; else it counts as nothing,
+        so that an interval lasts too long rather than too short.
+        """
+        if boot_id == self.boot_id and boot_s >= self.boot_s:
+            return self.elapsed_s + boot_s - self.boot_s
+        gap_s = boot_s
+        if unix_s is not None and self.unix_s is not None:
+            gap_s = max(boot_s, min(unix_s - self.unix_s, LONGEST_GAP_S))
+        return self.elapsed_s + gap_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """Start with `History()`, then pass on `decision.history`; the methods return a changed copy."""
+
+    eligible: bool = False
+    lost_s: float | None = None  # when eligibility was last lost
+    since: tuple[tuple[str, bool, float], ...] = ()  # gate, verdict, and since when it has it
+    started_s: float | None = None  # when the last job began
+    pace_s: float | None = None  # the gateway asked to begin no job before
+    owner_hold_s: float | None = None  # paused until then; infinite: until resumed
+    gateway_hold_s: float | None = None
+    last_job: Cost = Cost()  # what the last whole job took
+    spent: tuple[Bucket, ...] = ()
+
+    def was_closed(self, gate: str) -> bool:
+        """Tell whether a gate was closed at the last decision."""
+        return any(name == gate and not ok for name, ok, _ in self.since)
+
+    def since_s(self, gate: str, *, ok: bool, now_s: float) -> float:
+        """Return since when a gate has this verdict, if it has it now."""
+        return next((at_s for name, was, at_s in self.since if name == gate and was is ok), now_s)
+
+    def started(self, now_s: float) -> History:
+        """Note the start of a new job."""
+        return replace(self, started_s=now_s)
+
+    def spend(self, cost: Cost, now_s: float) -> History:
+        """Add what was spent; hours older than a day go."""
+        hour = int(now_s // HOUR_S)
+        kept = [bucket for bucket in self.spent if bucket.leaves_s() > now_s]
+        same = next((bucket.cost for bucket in kept if bucket.hour == hour), Cost())
+        others = [bucket for bucket in kept if bucket.hour != hour]
+        return replace(self, spent=(*others, Bucket(hour, same + cost)))
+
+    def spent_at(self, now_s: float) -> Cost:
+        """Return what was spent in the last 24 hours; an hour counts until all of it is older."""
+        total = Cost()
+        for bucket in self.spent:
+            if bucket.leaves_s() > now_s:
+                total += bucket.cost
+        return total
+
+    def as_record(self) -> dict[str, object]:
+        """Return what must survive a restart, as JSON; verdicts are made anew."""
+        return {
+            "lost_s": self.lost_s,
+            "started_s": self.started_s,
+            "pace_s": self.pace_s,
+            "owner_hold_s": _finite(self.owner_hold_s),
+            "gateway_hold_s": _finite(self.gateway_hold_s),
+            "last_job": self.last_job.as_list(),
+            "spent": [[bucket.hour, *bucket.cost.as_list()] for bucket in self.spent],
+        }
+
+    @classmethod
+    def of_record(cls, record: dict[str, object]) -> History:
+        """Read what `as_record` returned.  Raises KeyError, TypeError or ValueError for anything else."""
+        last, spent = record["last_job"], record["spent"]
+        if not isinstance(last, list) or not isinstance(spent, list):
+            raise TypeError("last_job and spent are lists")
+        return cls(
+            lost_s=_time(record["lost_s"]),
+            started_s=_time(record["started_s"]),
+            pace_s=_time(record["pace_s"]),
+            owner_hold_s=_time(record["owner_hold_s"]),
+            gateway_hold_s=_time(record["gateway_hold_s"]),
+            last_job=_cost(last),
+            spent=tuple(Bucket(int(hour), _cost(cost)) for hour, *cost in spent),
+        )
+
+
+def _finite(at_s: float | None) -> float | str | None:
+    return "resumed" if at_s == inf else at_s
+
+
+def _time(found: object) -> float | None:
+    if found is None:
+        return None
+    if found == "resumed":
+        return inf
+    if isinstance(found, (int, float)):
+        return float(found)
+    raise TypeError("a time is a number")
+
+
+def _cost(found: list[float]) -> Cost:
+    names = [item.name for item in fields(Cost)]
+    return Cost(**{name: float(value) for name, value in zip(names, found, strict=True)})
