@@ -153,7 +153,7 @@ class Agent:
 
     def _close_link(self) -> None:
         if self._link is not None:
-            self._link.transport.close()
+            self._link.close()
         self._link = self._enrolment = None
 
     def stop(self) -> None:
@@ -268,9 +268,6 @@ class Agent:
             self._feed(session.Enrolled())
             self._offering.reset()
             self._timers.hasten(Timer.STATUS, self._now_s)
-            if self._link is not None and self._link.connected:
-                # the retained manifest came before it could be taken: ask for it again
-                self._link.subscribe(self._link.topics.manifest)
         elif receipt.status is ReceiptStatus.REFUSED and self.state.enrolment is Enrolment.PENDING:
             log.error("enrolment refused: %s", receipt.reason.name.lower().replace("_", " "))
             self._feed(session.EnrolmentRefused(receipt.reason))
@@ -278,8 +275,8 @@ class Agent:
     def _due(self, timer: Timer) -> None:
         if timer is Timer.TAKE_UP:
             self._take_up()
-        elif timer is Timer.CONNECT and self._link is not None:
-            self._link.transport.connect(self._now_s)
+        elif timer is Timer.CONNECT:
+            self._connect()
         elif timer in {Timer.OFFER, Timer.FETCH} and self._link is not None and self._link.connected:
             self._feed(session.RetryDue())
         elif timer is Timer.DECIDE:
@@ -304,6 +301,8 @@ class Agent:
             self._stumbling.reset()  # the disk took it
             self.disk_reason = None
         before, self.state = self.state, state
+        if state.enrolment is not before.enrolment and Enrolment.DONE in {state.enrolment, before.enrolment}:
+            self._connect()  # anew: what it leaves on the broker, and is sent, follows its membership
         self.settled += sum(isinstance(action, session.Settle) for action in actions)
         if state.phase is not before.phase:
             log.info("%s -> %s", before.phase.value, state.phase.value)
@@ -367,17 +366,19 @@ class Agent:
         if fresh and stored is not None:
             self._enrolment = stored
             self._open_link(stored)
-            request = envelope_hash(stored.request).hex()
-            self._feed(session.Invited(stored.invitation.floor, request))
+            self._feed(session.Invited(stored.invitation.floor, envelope_hash(stored.request).hex()))
+            self._connect()
 
     def _open_link(self, stored: enrolment.StoredEnrolment) -> None:
         if self._link is not None:
-            self._link.transport.close()  # a new invitation replaces an old one
+            self._link.close()  # a new invitation replaces an old one
         broker = self._config.broker.resolve(stored.invitation.broker)
-        transport = self._open_transport(broker, self._key.device_id)
-        self._link = Link(stored.invitation, self._key, transport)
+        self._link = Link(stored.invitation, self._key, self._open_transport(broker, self._key.device_id))
         self._reports.new_link()
-        transport.connect(self._now_s)
+
+    def _connect(self) -> None:
+        if self._link is not None:
+            self._link.connect(self._now_s, enrolled=self.state.enrolment is Enrolment.DONE)
 
     def _send_status(self) -> None:
         if self._link is None or not self._link.connected or self.state.enrolment is not Enrolment.DONE:
@@ -395,6 +396,5 @@ class Agent:
         if self.state.enrolment is not Enrolment.DONE and not self._timers.is_set(Timer.INVITATION):
             self._timers.set(Timer.INVITATION, self._now_s + INVITATION_POLL_S)
         waiting = self.state.enrolment is Enrolment.PENDING or self.state.refusal is Reason.REVOKED
-        unanswered = self.state.unsettled is not None or waiting
-        if not unanswered:
+        if self.state.unsettled is None and not waiting:
             self._timers.clear(Timer.OFFER)

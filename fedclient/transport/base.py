@@ -75,9 +75,10 @@ class Transport(Protocol):
     def received_bytes(self) -> int:
         """MQTT bytes read so far."""
 
-    def connect(self, now_s: float) -> None:
+    def connect(self, now_s: float, *, will: Will | None = None) -> None:
         """Start one attempt, ending any connection; how it went is an event of `service`.
 
+        `will` is this one connection's: the next has its own or none.
         Raises ConfigError for settings that cannot work.
         """
 

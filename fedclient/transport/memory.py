@@ -136,9 +136,9 @@ class MemoryBroker:
 class MemoryTransport:
     """A client of a `MemoryBroker`; see `base.Transport`."""
 
-    def __init__(self, broker: MemoryBroker, client_id: str, *, will: Will | None = None) -> None:
+    def __init__(self, broker: MemoryBroker, client_id: str) -> None:
         self.client_id = client_id
-        self.will = will
+        self.will: Will | None = None
         self.connected = False
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -148,15 +148,15 @@ class MemoryTransport:
         self._last_id = 0
         self._now_s = 0.0
 
-    def connect(self, now_s: float) -> None:
+    def connect(self, now_s: float, *, will: Will | None = None) -> None:
         self.close()
-        self._now_s = now_s
+        self._now_s, self.will = now_s, will
         if reason := self._broker.admit(self):
             self._events.append(Disconnected(reason=reason))
             return
         self.connected = True
-        will = 4 + len(self.will.topic.encode()) + len(self.will.payload) if self.will else 0
-        self._count(sent=packet_bytes(12 + len(self.client_id.encode()) + will), received=_ACK_BYTES)
+        will_bytes = 4 + len(will.topic.encode()) + len(will.payload) if will else 0
+        self._count(sent=packet_bytes(12 + len(self.client_id.encode()) + will_bytes), received=_ACK_BYTES)
         self._events.append(Connected())
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:

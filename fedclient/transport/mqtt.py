@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from paho.mqtt.client import DisconnectFlags, MQTTMessage
     from paho.mqtt.reasoncodes import ReasonCode
 
+    from fedclient.transport.base import Will
+
 ANSWER_S: Final = 15.0  # a CONNACK or PINGRESP over a bad mobile link takes seconds, not more
 _READ_BUDGET_BYTES: Final = 1024 * 1024  # per service(): then the owner works on what came
 _NO_LIMIT: Final = 2**28 + 4  # the largest packet that MQTT can express
@@ -69,10 +71,12 @@ class MqttTransport:
     def received_bytes(self) -> int:
         return self._past_bytes[1] + (self._link.received_bytes if self._link else 0)
 
-    def connect(self, now_s: float) -> None:
+    def connect(self, now_s: float, *, will: Will | None = None) -> None:
         self.close()
         context = _tls_context(self._settings) if self._settings.broker.tls else None
         self._link = _Link(self._settings, now_s)
+        if will is not None:
+            self._link.will_set(will.topic, will.payload, qos=1, retain=True)
         self._link.open(context)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int:
@@ -175,8 +179,6 @@ class _Link(Client):
             self.tls_set_context(context)
         if settings.username is not None:
             self.username_pw_set(settings.username, settings.password)
-        if settings.will is not None:
-            self.will_set(settings.will.topic, settings.will.payload, qos=1, retain=True)
         extra: dict[str, Any] = {}
         if self._v5:
             properties = extra["properties"] = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]

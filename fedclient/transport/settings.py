@@ -10,7 +10,6 @@ from fedclient.errors import ConfigError
 from fedclient.limits import MAX_DEVICE_PACKET_BYTES
 
 if TYPE_CHECKING:
-    from fedclient.transport.base import Will
     from fedclient.values import Broker
 
 
@@ -30,7 +29,6 @@ class MqttSettings:
     connect_timeout_s: float = 4.0  # per address, and for as long nothing else is done
     max_packet_bytes: int = MAX_DEVICE_PACKET_BYTES
     mqtt_version: int = 3  # 3 (that is 3.1.1) or 5
-    will: Will | None = None
 
     @property
     def address(self) -> str:

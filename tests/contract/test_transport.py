@@ -26,7 +26,7 @@ from tests.transport.drive import drive, drive_one, now_s, settings
 
 
 class World(Protocol):
-    def client(self, name: str, will: Will | None = None) -> Transport: ...
+    def client(self, name: str) -> Transport: ...
     def cut(self, client: Transport) -> None: ...
     def kill(self) -> None: ...
     def revive(self) -> None: ...
@@ -36,8 +36,8 @@ class InMemory:
     def __init__(self) -> None:
         self.broker = MemoryBroker()
 
-    def client(self, name: str, will: Will | None = None) -> Transport:
-        return MemoryTransport(self.broker, name, will=will)
+    def client(self, name: str) -> Transport:
+        return MemoryTransport(self.broker, name)
 
     def cut(self, client: Transport) -> None:
         assert isinstance(client, MemoryTransport)
@@ -54,8 +54,8 @@ class OverTcp:
     def __init__(self, broker: EmbeddedBroker | Mosquitto, version: int) -> None:
         self.broker, self.version = broker, version
 
-    def client(self, name: str, will: Will | None = None) -> Transport:
-        return MqttTransport(settings(self.broker.port, client_id=name, mqtt_version=self.version, will=will))
+    def client(self, name: str) -> Transport:
+        return MqttTransport(settings(self.broker.port, client_id=name, mqtt_version=self.version))
 
     def cut(self, client: Transport) -> None:
         assert isinstance(client, MqttTransport)
@@ -92,8 +92,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def connected(world: World, name: str, *filters: str, will: Will | None = None) -> Transport:
-    client = world.client(name, will)
-    client.connect(now_s())
+    client = world.client(name)
+    client.connect(now_s(), will=will)
     assert drive_one(client, Connected) == [Connected()]
     assert client.connected
     for topic_filter in filters:
@@ -234,6 +234,18 @@ def test_the_will_tells_of_an_end_without_goodbye(world: World) -> None:
     world.cut(connected(world, "rude", will=Will(topic="state/rude", payload=b"off")))
     messages = received(drive_one(watcher, Received))
     assert {m.topic for m in messages} == {"state/rude"}
+
+
+def test_a_will_is_for_one_connection(world: World) -> None:
+    watcher = connected(world, "watcher", "state/+")
+    client = connected(world, "client", will=Will(topic="state/client", payload=b"off"))
+    client.connect(now_s())
+    drive_one(client, Connected)
+    world.cut(client)
+    other = connected(world, "other", will=Will(topic="state/other", payload=b"off"))
+    world.cut(other)
+    messages = received(drive_one(watcher, Received))
+    assert {m.topic for m in messages} == {"state/other"}
 
 
 def test_what_is_counted_is_what_the_standard_says(world: World) -> None:

@@ -8,8 +8,8 @@ from fedclient.transport.memory import MemoryBroker, MemoryTransport, matches
 
 
 def connected(broker: MemoryBroker, name: str, *filters: str, will: Will | None = None) -> MemoryTransport:
-    client = MemoryTransport(broker, name, will=will)
-    client.connect(0.0)
+    client = MemoryTransport(broker, name)
+    client.connect(0.0, will=will)
     assert client.service([], 0.0) == [Connected()]
     for topic_filter in filters:
         client.subscribe(topic_filter)

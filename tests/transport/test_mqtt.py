@@ -312,8 +312,8 @@ def test_without_a_connection_there_is_nothing_to_call() -> None:
 
 def test_the_will_travels_with_the_connection() -> None:
     broker = RawBroker()
-    transport = MqttTransport(settings(broker.port, will=Will(topic="state/d", payload=b"off")))
-    transport.connect(0.0)
+    transport = MqttTransport(settings(broker.port))
+    transport.connect(0.0, will=Will(topic="state/d", payload=b"off"))
     connect = broker.accept()
     assert connect[9] == 0x02 | 0x04 | 0x08 | 0x20  # clean session, will, QoS 1, retained
     assert connect.endswith(b"\x00\x07state/d\x00\x03off")
