@@ -243,6 +243,34 @@ def test_rule_4_2_after_a_conflict_the_next_update_counts_on(device, gateway) ->
     assert gateway.open(device, gateway.envelopes()[-1]).counter == 42
 
 
+def test_rule_8_online_is_said_for_as_long_as_a_device_is_enrolled(device, gateway, broker) -> None:
+    def said() -> bytes | None:
+        return broker._retained.get(TOPICS.online(device.id), (None,))[0]
+
+    device.invite(gateway)
+    device.start()
+    device.turn()
+    assert said() is None
+    device.stop()
+    envelope = trained(device, gateway)  # joins
+    assert said() == b"online"
+    broker.part(device.id)
+    assert said() == b"offline"
+    broker.heal(device.id)
+    device.turn(400.0)
+    assert said() == b"online"
+    device.stop()
+    assert said() == b"offline"
+    device.start()
+    device.turn()
+    assert said() == b"online"
+    gateway.answer(device.id, envelope, ReceiptStatus.REFUSED, reason=Reason.REVOKED)
+    device.turn()
+    assert said() is None
+    device.stop()
+    assert said() is None
+
+
 def test_rule_7_a_revoked_device_stops(device, gateway) -> None:
     envelope = trained(device, gateway)
     gateway.answer(device.id, envelope, ReceiptStatus.REFUSED, reason=Reason.REVOKED)

@@ -6,12 +6,12 @@ import selectors
 
 import pytest
 
-from fedclient.client.link import MAX_COPIES, UNACKNOWLEDGED_S, Chunk, Link, LinkDown, LinkUp
+from fedclient.client.link import MAX_COPIES, OFFLINE, ONLINE, UNACKNOWLEDGED_S, Chunk, Link, LinkDown, LinkUp
 from fedclient.device import enrolment
 from fedclient.errors import ConfigError
 from fedclient.transport.base import Delivered
 from fedclient.transport.memory import MemoryTransport
-from fedclient.values import MessageType, ReceiptStatus
+from fedclient.values import Command, CommandKind, MessageType, Receipt, ReceiptStatus
 from tests.client.harness import TOPICS, V1, MiniGateway
 
 
@@ -23,9 +23,16 @@ def link(device, gateway, broker) -> Link:
     return Link(stored.invitation, device.key, MemoryTransport(broker, device.id))
 
 
-def connect(link: Link) -> list[object]:
-    link.transport.connect(0.0)
+PAUSE = Command(sequence=7, kind=CommandKind.PAUSE, seconds=60)
+
+
+def connect(link: Link, *, enrolled: bool = True) -> list[object]:
+    link.connect(0.0, enrolled=enrolled)
     return link.service((), 0.0)
+
+
+def retained(broker) -> dict[str, bytes]:
+    return {topic: payload for topic, (payload, _) in broker._retained.items()}
 
 
 def test_every_connect_subscribes_again(link, gateway, broker) -> None:
@@ -55,6 +62,111 @@ def test_rule_3_receipts_of_our_gateway_for_us_only(link, gateway, device, broke
     gateway.answer(device.id, b"envelope", ReceiptStatus.COUNTED)
     (receipt,) = link.service((), 0.0)
     assert receipt.status is ReceiptStatus.COUNTED
+
+
+# --- commands -----------------------------------------------------------------------------------------
+def test_a_retained_command_comes_at_every_connect(link, gateway, device) -> None:
+    signed = gateway.downlink.command(device.id, PAUSE)
+    gateway.transport.publish(TOPICS.command(device.id), signed, retain=True)
+    for _ in range(2):
+        assert connect(link) == [LinkUp()]
+        assert link.service((), 0.0) == [PAUSE]  # twice the same: its sequence tells the agent
+
+
+def test_rule_3_commands_of_our_gateway_for_us_only(link, gateway, device, broker, caplog) -> None:
+    connect(link)
+    topic = TOPICS.command(device.id)
+    receipt = Receipt(counter=0, envelope_hash=bytes(32), status=ReceiptStatus.COUNTED)
+    for wrong in (
+        b"junk",
+        bytes(10_000),
+        MiniGateway(broker, b"i").downlink.command(device.id, PAUSE),
+        gateway.downlink.command("a" * 16, PAUSE),
+        gateway.downlink.receipt(device.id, receipt),
+    ):
+        gateway.transport.publish(topic, wrong)
+    gateway.transport.publish(TOPICS.receipt(device.id), gateway.downlink.command(device.id, PAUSE))
+    assert link.service((), 0.0) == []
+    assert caplog.text.count("not our gateway's") == 1
+    gateway.transport.publish(topic, gateway.downlink.command(device.id, PAUSE))
+    assert link.service((), 0.0) == [PAUSE]
+
+
+def test_a_bad_message_that_is_retained_is_told_once(link, gateway, device, caplog) -> None:
+    gateway.transport.publish(TOPICS.command(device.id), b"junk", retain=True)
+    for _ in range(3):
+        connect(link)
+        assert link.service((), 0.0) == []
+    assert caplog.text.count("not our gateway's") == 1
+    gateway.transport.publish(TOPICS.command(device.id), b"other, and more of it", retain=True)
+    assert link.service((), 0.0) == []
+    assert caplog.text.count("not our gateway's") == 2
+
+
+def test_a_command_that_is_cleared_is_nothing(link, gateway, device, caplog) -> None:
+    connect(link)
+    gateway.transport.publish(TOPICS.command(device.id), b"", retain=True)
+    assert link.service((), 0.0) == []
+    assert caplog.text == ""
+
+
+# --- online, offline ----------------------------------------------------------------------------------
+def test_an_enrolled_device_says_online_after_it_has_subscribed(link, device, monkeypatch) -> None:
+    done = []
+    for name in ("subscribe", "publish"):
+        real = getattr(link.transport, name)
+        monkeypatch.setattr(
+            link.transport, name, lambda *a, real=real, **k: (done.append((a, k)), real(*a, **k))[1]
+        )
+    connect(link)
+    online = ((TOPICS.online(device.id), ONLINE), {"qos": 1, "retain": True})
+    assert done == [
+        ((TOPICS.receipt(device.id),), {}),
+        ((TOPICS.command(device.id),), {}),
+        ((TOPICS.manifest,), {}),
+        online,
+    ]
+
+
+def test_the_end_says_offline_whichever_way_it_comes(link, device, broker) -> None:
+    topic = TOPICS.online(device.id)
+    connect(link)
+    assert retained(broker)[topic] == ONLINE
+    link.close()
+    assert retained(broker)[topic] == OFFLINE
+    connect(link)
+    assert retained(broker)[topic] == ONLINE
+    broker.part(device.id)  # without a goodbye
+    assert retained(broker)[topic] == OFFLINE
+    broker.heal(device.id)
+    connect(link)
+    assert retained(broker)[topic] == ONLINE
+
+
+def test_a_link_that_is_down_ends_without_a_word(link, broker, device) -> None:
+    connect(link)
+    broker.stop()
+    link.service((), 0.0)
+    link.close()
+    assert not link.connected
+
+
+def test_who_is_not_enrolled_leaves_nothing(link, device, broker) -> None:
+    topic = TOPICS.online(device.id)
+    connect(link, enrolled=False)
+    assert topic not in retained(broker)
+    broker.part(device.id)
+    broker.heal(device.id)
+    assert topic not in retained(broker)
+    connect(link, enrolled=False)
+    link.close()
+    assert topic not in retained(broker)
+
+
+def test_a_membership_that_ends_takes_its_word_along(link, device, broker) -> None:
+    connect(link)
+    connect(link, enrolled=False)
+    assert TOPICS.online(device.id) not in retained(broker)
 
 
 def test_rule_6_manifests_of_another_gateway_are_ignored(link, gateway, broker) -> None:
