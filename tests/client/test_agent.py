@@ -256,6 +256,7 @@ def test_rule_8_online_is_said_for_as_long_as_a_device_is_enrolled(device, gatew
     assert said() == b"online"
     broker.part(device.id)
     assert said() == b"offline"
+    device.turn()
     broker.heal(device.id)
     device.turn(400.0)
     assert said() == b"online"
