@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +27,10 @@ from fedclient.values import Codec, CodecMode, Plan
 if TYPE_CHECKING:
     import argparse
 
+    from fedclient.config import Config
     from fedclient.gateway.desk import Desk
     from fedclient.gateway.roster import Device
+    from fedclient.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -107,23 +109,34 @@ def init(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    from fedclient import daemon  # noqa: PLC0415 - ditto
-    from fedclient.cli.broker import opener  # noqa: PLC0415 - ditto
-    from fedclient.gateway.server import Gateway  # noqa: PLC0415 - ditto
+    from fedclient import config, daemon  # noqa: PLC0415 - ditto
     from fedclient.gateway.store import sole_owner  # noqa: PLC0415 - ditto
+
+    def renewed() -> daemon.Opener:
+        settings = config.load(args.config, os.environ, args.state)
+        service = _service(settings, replace(desk, settings=settings.gateway))
+        return lambda: service
 
     with _desk(args) as desk, sole_owner(_folder(args)):
         if not desk.store.current().version:
             log.warning("no head is published yet: `fedclient gateway publish MODEL.tflite`")
-        broker, (_, invited) = args.settings.broker, desk.store.federation()
-        connect = opener(args.settings, limits.MAX_PACKET_BYTES)
-        service = Gateway(
-            transport=connect(broker.resolve(invited), f"gw-{desk.signing.device_id}"),
-            desk=desk,
-            jitter=random.Random(),  # noqa: S311 - spreads connection attempts, no secret
-            retry_s=(broker.retry_min_s, broker.retry_max_s),
-        )
-        return daemon.run(service)
+        reload = None if os.isatty(2) else renewed  # whoever closes a terminal is done
+        return daemon.run(_service(args.settings, desk), reload=reload)
+
+
+def _service(settings: Config, desk: Desk) -> Gateway:
+    """Return a gateway that is not started yet; raises ConfigError for what cannot work."""
+    from fedclient.cli.broker import opener  # noqa: PLC0415 - ditto
+    from fedclient.gateway.server import Gateway  # noqa: PLC0415 - ditto
+
+    broker, (_, invited) = settings.broker, desk.store.federation()
+    connect = opener(settings, limits.MAX_PACKET_BYTES)
+    return Gateway(
+        transport=connect(broker.resolve(invited), f"gw-{desk.signing.device_id}"),
+        desk=desk,
+        jitter=random.Random(),  # noqa: S311 - spreads connection attempts, no secret
+        retry_s=(broker.retry_min_s, broker.retry_max_s),
+    )
 
 
 def invite(args: argparse.Namespace) -> int:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+from fedclient import config as settings
 from fedclient import daemon
 from fedclient.cli.broker import opener
 from fedclient.client.agent import Agent
+from fedclient.config import Config
+from fedclient.device import enrolment
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal
-from fedclient.errors import ConditionsNotMet, EnrolmentError, FinalError
+from fedclient.errors import ConditionsNotMet, ConfigError, EnrolmentError, FinalError
 from fedclient.limits import MAX_DEVICE_PACKET_BYTES
 from fedclient.session import Enrolment
 from fedclient.values import Reason
@@ -36,15 +40,40 @@ def run(args: argparse.Namespace) -> int:
     """Run the agent until a signal, or for one round."""
     config = args.settings
     folder = open_folder(config.state)
-    agent = Agent(folder, config, opener(config, MAX_DEVICE_PACKET_BYTES))
+    agent = _agent(folder, config)
     files = ",".join(map(str, config.files)) or "none"
     log.info("agent starts device=%s state=%s config=%s", agent.device_id, folder.path, files)
     if not args.once:
         _say_if_out(folder)
-        return daemon.run(agent)
+        renew = None if os.isatty(2) else lambda: _renewed(args, folder)  # whoever closes a terminal is done
+        return daemon.run(agent, reload=renew, headline=_headline)
     once = _Once(agent)
     code = daemon.run(once, done=once.is_over)
     return code or once.result()
+
+
+def _agent(folder: DeviceFolder, config: Config) -> Agent:
+    return Agent(folder, config, opener(config, MAX_DEVICE_PACKET_BYTES))
+
+
+def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Agent]:
+    """Read the settings again, and return what opens the agent on them; raises ConfigError."""
+    config = settings.load(args.config, os.environ, args.state)
+    if config.state != folder.path:
+        raise ConfigError(f"the state folder is now {config.state}, not {folder.path}: this takes a restart")
+    joined = enrolment.load(folder.enrolment)
+    if joined is not None:  # what cannot work is refused here, not after the old agent has ended
+        broker = config.broker.resolve(joined.invitation.broker)
+        opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
+    return lambda: _agent(folder, config)
+
+
+def _headline(agent: daemon.Service) -> str:
+    """Say in one line what the agent is doing, for `systemctl status`."""
+    assert isinstance(agent, Agent)  # noqa: S101 - for the type checker
+    if agent.down_reason:
+        return f"{agent.state.phase.value}; no connection: {agent.down_reason}"
+    return "; ".join(filter(None, (agent.state.phase.value, agent.disk_reason or agent.why_not)))
 
 
 def _say_if_out(folder: DeviceFolder) -> None:
