@@ -4,57 +4,53 @@ Which file: --config, else $FEDCLIENT_CONFIG, else /etc/fedclient/config.toml if
 the files of the folder of the same name with `.d` (config.d/*.toml), in name order; a later file's
 keys win.  Each field below is one key; `false` in place of a number or text means "none" where
 the field may be None.  The commented file that `fedclient init` writes is made from these fields.
+
+What the owner leaves out of [schedule] and [trainer], the board's profile says: `policy_on`, `trainer_on`.
 """
 
-# `_key` returns a dataclasses.field, and its default, a path or None, is immutable:
+# `key` returns a dataclasses.field, and its default, a path or None, is immutable:
 # ruff: noqa: RUF009
 
 from __future__ import annotations
 
-import importlib
+import os
 import reprlib
-import sys
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
 
-from fedclient import limits, storage
+from fedclient import limits, storage, tomlfile
 from fedclient.errors import ConfigError
+from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.schedule import Policy
+from fedclient.tomlfile import Key, TomlFile, key
 from fedclient.values import Broker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT: Final = Path("/etc/fedclient/config.toml")
 MAX_MODEL_MIB: Final = limits.MAX_MODEL_BYTES >> 20
 DAY_S: Final = 24 * 3600
-T = TypeVar("T")
-
-
-def _key(default: T, text: str, *expected: object) -> T:
-    """Declare one key: its default, its help, and its range (two numbers) or choices (texts)."""
-    return field(default=default, metadata={"help": text, "expected": expected})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokerSettings:
     """The MQTT broker, where it differs from the invitation, and how to prove who we are."""
 
-    host: str | None = _key(None, "its name or address, in place of the invitation's")
-    port: int | None = _key(None, "its port; with a host and no port: 8883, or 1883 without TLS", 1, 65535)
-    tls: str = _key("invited", "whether to use TLS; without an invitation: on", "invited", "on", "off")
-    ca_file: Path | None = _key(None, "certificates to trust, PEM; none: the system's")
-    cert_file: Path | None = _key(None, "this client's certificate, PEM")
-    key_file: Path | None = _key(None, "the key of that certificate, PEM")
-    username: str | None = _key(None, "MQTT user name")
-    password_file: Path | None = _key(None, "file of mode 0600 that holds the MQTT password")
-    allow_plaintext: bool = _key(default=False, text="go without TLS beyond this machine")
-    keepalive_s: int = _key(240, "silence after which to ping; hosted brokers drop idle links", 10, 65535)
-    mqtt_version: str = _key("3.1.1", "protocol version", "3.1.1", "5")
-    connect_timeout_s: float = _key(4.0, "how long to try each address of the broker", 1, 300)
-    retry_min_s: float = _key(5.0, "first pause between attempts; it doubles each time", 0.1, DAY_S)
-    retry_max_s: float = _key(300.0, "longest pause between attempts", 0.1, DAY_S)
+    host: str | None = key(None, "its name or address, in place of the invitation's")
+    port: int | None = key(None, "its port; with a host and no port: 8883, or 1883 without TLS", 1, 65535)
+    tls: str = key("invited", "whether to use TLS; without an invitation: on", "invited", "on", "off")
+    ca_file: Path | None = key(None, "certificates to trust, PEM; none: the system's")
+    cert_file: Path | None = key(None, "this client's certificate, PEM")
+    key_file: Path | None = key(None, "the key of that certificate, PEM")
+    username: str | None = key(None, "MQTT user name")
+    password_file: Path | None = key(None, "file of mode 0600 that holds the MQTT password")
+    allow_plaintext: bool = key(default=False, text="go without TLS beyond this machine")
+    keepalive_s: int = key(240, "silence after which to ping; hosted brokers drop idle links", 10, 65535)
+    mqtt_version: str = key("3.1.1", "protocol version", "3.1.1", "5")
+    connect_timeout_s: float = key(4.0, "how long to try each address of the broker", 1, 300)
+    retry_min_s: float = key(5.0, "first pause between attempts; it doubles each time", 0.1, DAY_S)
+    retry_max_s: float = key(300.0, "longest pause between attempts", 0.1, DAY_S)
 
     def contradiction(self) -> str:
         """Say which keys do not go together, or nothing."""
@@ -98,10 +94,10 @@ class BrokerSettings:
 class PrivacySettings:
     """The floor that no gateway can lower.  Lower values let an update tell more about single samples."""
 
-    min_samples: int = _key(32, "distinct samples a job needs; updates of few give them away", 1, 10**6)
-    min_per_class: int = _key(8, "samples a class needs, or its row of the head is not sent", 1, 10**6)
-    allowed_models: tuple[str, ...] = _key((), "hashes (64 hex digits) of the only models to run; empty: any")
-    share_accuracy: bool = _key(default=True, text="send local accuracy (two digits, from 100 samples on)")
+    min_samples: int = key(32, "distinct samples a job needs; updates of few give them away", 1, 10**6)
+    min_per_class: int = key(8, "samples a class needs, or its row of the head is not sent", 1, 10**6)
+    allowed_models: tuple[str, ...] = key((), "hashes (64 hex digits) of the only models to run; empty: any")
+    share_accuracy: bool = key(default=True, text="send local accuracy (two digits, from 100 samples on)")
 
     def contradiction(self) -> str:
         """Say which hash is none."""
@@ -113,40 +109,60 @@ class PrivacySettings:
 class LimitSettings:
     """How much of this device fedclient may take."""
 
-    max_model_mib: int = _key(MAX_MODEL_MIB, "largest model, with its head, to fetch", 1, MAX_MODEL_MIB)
-    samples_max_rows: int = _key(50_000, "samples kept; beyond it the oldest go", 1, 10**8)
-    samples_max_mib: int = _key(512, "room for samples; beyond it the oldest go", 1, 1 << 20)
+    max_model_mib: int = key(MAX_MODEL_MIB, "largest model, with its head, to fetch", 1, MAX_MODEL_MIB)
+    samples_max_rows: int = key(50_000, "samples kept; beyond it the oldest go", 1, 10**8)
+    samples_max_mib: int = key(512, "room for samples; beyond it the oldest go", 1, 1 << 20)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainerSettings:
     """The child process that trains."""
 
-    threads: int = _key(1, "processor threads", 1, 64)
-    nice: int = _key(19, "priority; 19 yields to everything else", 0, 19)
-    idle: bool = _key(default=True, text="run only when nothing else wants the processor or the disk")
-    memory_mib: int | None = _key(None, "memory it may take", 32, 1 << 20)
-    timeout_s: float = _key(3600.0, "a job that takes longer is ended and counted as failed", 10, 7 * DAY_S)
-    grace_s: float = _key(10.0, "from asking it to stop to ending it; at the agent's own end 3 s", 0.1, 300)
+    threads: int = key(1, "processor threads; one processor stays free", 1, 64)
+    nice: int = key(19, "priority; 19 yields to everything else", 0, 19)
+    idle: bool = key(default=True, text="run only when nothing else wants the processor or the disk")
+    memory_mib: int | None = key(None, "memory it may take", 32, 1 << 20, none="the board's")
+    timeout_s: float = key(3600.0, "a job that takes longer is ended and counted as failed", 10, 7 * DAY_S)
+    grace_s: float = key(10.0, "from asking it to stop to ending it; at the agent's own end 3 s", 0.1, 300)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsSettings:
+    """Figures for Prometheus, as a text file that node_exporter picks up."""
+
+    file: Path | None = key(None, "where to write it, such as fedclient.prom")
+    every_s: float = key(60.0, "how often", 1, DAY_S)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceSettings:
+    """A record of this device's readings, for `fedclient replay`."""
+
+    file: Path | None = key(None, "where to write it")
+    every_s: float = key(60.0, "how often to write what changed", 1, DAY_S)
+    max_mib: float = key(16.0, "its size; then a new file begins, and one old one stays", 0.01, 1 << 20)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GatewaySettings:
     """Only for `fedclient gateway`: when a head is published, and what devices may ask."""
 
-    cohort: int = _key(10, "updates that make a new head at once", 2, 10**6)
-    min_devices: int = _key(3, "fewest updates in a head, whatever the deadline", 2, 10**6)
-    deadline_s: float = _key(3600.0, "after this, min_devices updates are enough", 1, 30 * DAY_S)
-    server_learning_rate: float = _key(1.0, "how far a head moves along the mean update", 0.001, 10)
-    max_weight_bucket: int = _key(10, "most samples that weigh in, as a power of two", 0, 30)
-    holdout: Path | None = _key(None, "samples to measure each head on (.npz with x and y)")
-    max_pending_updates: int = _key(100_000, "updates stored and not yet published", 2, 10**8)
-    answers_per_device_per_minute: int = _key(60, "receipts for one device", 1, 10**6)
-    answers_per_second: int = _key(2000, "receipts for all devices", 1, 10**6)
+    cohort: int = key(10, "updates that make a new head at once", 2, 10**6)
+    min_devices: int = key(3, "fewest updates in a head, whatever the deadline", 2, 10**6)
+    deadline_s: float = key(3600.0, "after this, min_devices updates are enough", 1, 30 * DAY_S)
+    server_learning_rate: float = key(1.0, "how far a head moves along the mean update", 0.001, 10)
+    max_weight_bucket: int = key(10, "most samples that weigh in, as a power of two", 0, 30)
+    holdout: Path | None = key(None, "samples to measure each head on (.npz with x and y)")
+    max_pending_updates: int = key(100_000, "updates stored and not yet published", 2, 10**8)
+    answers_per_device_per_minute: int = key(60, "receipts for one device", 1, 10**6)
+    answers_per_second: int = key(2000, "receipts for all devices", 1, 10**6)
 
     def contradiction(self) -> str:
         """Say which bound excludes another."""
         return "min_devices is above cohort" if self.min_devices > self.cohort else ""
+
+
+Said = Mapping[tuple[str, str], TomlFile]  # (section, key) that a file sets -> the last file that does
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,23 +172,68 @@ class Config:
     state: Path = storage.DEFAULT_STATE
     broker: BrokerSettings = BrokerSettings()
     schedule: Policy = field(default_factory=Policy)
+    power: PowerSettings = PowerSettings()
     privacy: PrivacySettings = PrivacySettings()
     limits: LimitSettings = LimitSettings()
     trainer: TrainerSettings = TrainerSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    trace: TraceSettings = TraceSettings()
     gateway: GatewaySettings = GatewaySettings()
     files: tuple[Path, ...] = field(default=(), compare=False)  # those that were read
+    said: Said = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def policy(self) -> Policy:
         """When to train: the schedule under the privacy floor."""
         return replace(self.schedule, min_distinct_samples=self.privacy.min_samples)
 
+    def policy_on(self, profile: Profile) -> Policy:
+        """Return when to train on this board: its defaults, the owner's settings, the privacy floor.
 
-Section = BrokerSettings | Policy | PrivacySettings | LimitSettings | TrainerSettings | GatewaySettings
+        Raises ConfigError where what the owner set and what the board brings contradict each other.
+        """
+        usual = Policy()
+        owners = {
+            name: getattr(self.schedule, name)
+            for name in tomlfile.keys(usual)
+            if ("schedule", name) in self.said or getattr(self.schedule, name) != getattr(usual, name)
+        }
+        values: dict[str, Any] = {**profile.schedule, **owners}
+        policy = replace(usual, **values, min_distinct_samples=self.privacy.min_samples)
+        problem = policy.contradiction()
+        if problem:
+            raise _disagreement(problem, policy, owners, self.said, profile)
+        return policy
+
+    def trainer_on(self, profile: Profile) -> TrainerSettings:
+        """Return the trainer's settings on this board, with its threads and memory where none are set."""
+        free = max(1, len(os.sched_getaffinity(0)) - 1)
+        own = ("trainer", "threads") in self.said or self.trainer.threads != TrainerSettings().threads
+        return replace(
+            self.trainer,
+            threads=min(self.trainer.threads if own else profile.threads, free),
+            memory_mib=self.trainer.memory_mib or profile.memory_mib,
+        )
+
+
+Section = (
+    BrokerSettings
+    | Policy
+    | PowerSettings
+    | PrivacySettings
+    | LimitSettings
+    | TrainerSettings
+    | MetricsSettings
+    | TraceSettings
+    | GatewaySettings
+)
 SECTIONS: Final[dict[str, Section]] = {
-    item.name: getattr(Config(), item.name) for item in fields(Config) if item.name not in ("state", "files")
+    item.name: getattr(Config(), item.name)
+    for item in fields(Config)
+    if item.name not in ("state", "files", "said")
 }
-_STATE: Final = next(item for item in fields(Config) if item.name == "state")
+_KEYS: Final = {name: tomlfile.keys(section) for name, section in SECTIONS.items()}
+_TOP: Final = {"state": Key(name="state", kind="Path", default=storage.DEFAULT_STATE)}
 
 
 def find(path: Path | None, env: Mapping[str, str]) -> tuple[Path, bool]:
@@ -183,22 +244,21 @@ def find(path: Path | None, env: Mapping[str, str]) -> tuple[Path, bool]:
 
 def load(path: Path | None, env: Mapping[str, str], state: Path | None = None) -> Config:
     """Read the settings; `state` is --state.  Raises ConfigError."""
-    main, named = find(path, env)
-    files = _files(main, named)
+    files = _files(*find(path, env))
     configured: Path | None = None
     chosen: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
-    for file in files:
-        for section, key, value in _settings(file, read_toml(file)):
+    said: dict[tuple[str, str], TomlFile] = {}
+    for file in map(tomlfile.read, files):
+        for section, name, value in file.settings(_KEYS, _TOP):
             if section:
-                chosen[section][key] = value
+                chosen[section][name] = value
+                said[section, name] = file
             else:
                 configured = value
-    sections: dict[str, Any] = {name: replace(SECTIONS[name], **keys) for name, keys in chosen.items()}
+    sections: dict[str, Any] = {name: replace(SECTIONS[name], **values) for name, values in chosen.items()}
     for name, section in sections.items():
-        problem = section.contradiction() if hasattr(section, "contradiction") else ""
-        if problem:
-            raise ConfigError(f"{main}: [{name}] {problem}")
-    return Config(state=storage.state_folder(state or configured), files=tuple(files), **sections)
+        _refuse_contradiction(name, section, said)
+    return Config(state=storage.state_folder(state or configured), files=tuple(files), said=said, **sections)
 
 
 def template(state: Path | None = None) -> str:
@@ -208,13 +268,18 @@ def template(state: Path | None = None) -> str:
         "# after the #, shows a key and its default: take the # away and change the value.",
         "",
         "# the folder that holds all that fedclient knows; a path",
-        f"state = {_toml(state)}" if state else f"#state = {_toml(storage.DEFAULT_STATE)}",
+        f"{'' if state else '#'}state = {tomlfile.written(state or storage.DEFAULT_STATE)}",
     ]
     for name, section in SECTIONS.items():
         lines += ["", f"# {(type(section).__doc__ or name).splitlines()[0]}", f"[{name}]"]
-        for key, item in _keys(section).items():
-            lines += [f"# {item.metadata['help']} ({_expected(item)})", f"#{key} = {_toml(item.default)}"]
+        for item in _KEYS[name].values():
+            lines += [f"# {item.help} ({item.allowed})", f"#{item.name} = {tomlfile.written(item.default)}"]
     return "\n".join(lines) + "\n"
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """Read a file that a person wrote; raises ConfigError, with line and column where it is not TOML."""
+    return tomlfile.read(file).values
 
 
 def _files(main: Path, named: bool) -> list[Path]:
@@ -227,112 +292,35 @@ def _files(main: Path, named: bool) -> list[Path]:
         raise ConfigError(f"{main}: the config file cannot be read: {_reason(error)}") from error
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """Read a file that a person wrote; raises ConfigError, with line and column where it is not TOML."""
-    # On 3.10 the same parser comes as tomli.  Loaded here, since a machine without files needs neither.
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        with file.open("rb") as stream:
-            parsed: dict[str, Any] = toml.load(stream)
-    except OSError as error:
-        raise ConfigError(f"{file}: it cannot be read: {_reason(error)}") from error
-    except (ValueError, RecursionError) as error:  # or not UTF-8
-        raise ConfigError(f"{file}: not valid TOML: {error}") from error
-    return parsed
+def _refuse_contradiction(name: str, section: Any, said: Said) -> None:
+    """Raise ConfigError for keys that do not go together, at one of those that the files set.
+
+    Where one side is a default of [schedule], the board's profile may bring another: `policy_on` judges that.
+    """
+    problem = section.contradiction() if hasattr(section, "contradiction") else ""
+    while problem:
+        about = tomlfile.mentioned(problem, _KEYS[name])
+        set_ = [one for one in about if (name, one) in said]
+        if name != "schedule" or len(set_) == len(about):
+            raise said[name, set_[0]].wrong(f"[{name}] {problem}", name, set_[0])
+        section = replace(section, **{one: getattr(SECTIONS[name], one) for one in about})
+        problem = section.contradiction()
 
 
-def _settings(file: Path, parsed: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Yield (section, key, value), checked; the section of `state` is empty."""
-    for name, found in parsed.items():
-        if name == "state":
-            yield "", name, _value(_STATE, found, f"{file}: state", file.parent)
-        elif name not in SECTIONS:
-            raise ConfigError(
-                f"{file}: unknown {'section' if isinstance(found, dict) else 'key'} {_hint(name)}"
-            )
-        elif not isinstance(found, dict):
-            raise ConfigError(f"{file}: {name} is a section: write [{name}] and its keys below")
+def _disagreement(
+    problem: str, policy: Policy, owners: Mapping[str, object], said: Said, profile: Profile
+) -> ConfigError:
+    """Return the error for a contradiction between what owner, board and defaults say, with each origin."""
+    origins, board = {}, f"the profile of board {profile.name}"
+    for name in tomlfile.mentioned(problem, tomlfile.keys(policy)):
+        if name in owners:
+            file = said.get(("schedule", name))
+            origins[name] = file.where("schedule", name) if file else "the settings"
         else:
-            keys = _keys(SECTIONS[name])
-            for key, value in found.items():
-                if key not in keys:
-                    raise ConfigError(f"{file}: unknown key in [{name}]: {_hint(key, keys)}")
-                yield name, key, _value(keys[key], value, f"{file}: [{name}] {key}", file.parent)
-
-
-def _keys(section: Section) -> dict[str, Field[Any]]:
-    return {item.name: item for item in fields(section) if "help" in item.metadata}
-
-
-def _hint(name: str, near: Iterable[str] = ()) -> str:
-    """Return the unknown name with the known one that was probably meant."""
-    import difflib  # noqa: PLC0415 - only a mistake needs it
-
-    owners = [section for section, defaults in SECTIONS.items() if name in _keys(defaults)]
-    meant = difflib.get_close_matches(name, near or [*SECTIONS, "state"], n=1, cutoff=0.5)
-    if owners:
-        return f"{name} (it belongs in [{owners[0]}])"
-    return f"{name}, did you mean {meant[0]}?" if meant else name
-
-
-def _value(item: Field[Any], found: object, where: str, folder: Path) -> object:
-    """Return the value in the field's type; raises ConfigError with what was found and what is expected."""
-    kind, optional = _kind(item)
-    if optional and found is False:
-        return None
-    expected = item.metadata.get("expected", ())
-    fits = _is_a(kind, found)
-    if fits and expected:
-        fits = found in expected if kind == "str" else expected[0] <= found <= expected[1]
-    if not fits:
-        raise ConfigError(f"{where} is {reprlib.repr(found)}, but must be {_expected(item)}")
-    if kind == "Path":
-        return folder / str(found)  # a relative path starts at the file that names it
-    return {"float": float, "tuple[str, ...]": tuple}.get(kind, type(found))(found)
-
-
-def _is_a(kind: str, found: object) -> bool:
-    """Tell whether TOML's type fits; its booleans are no numbers."""
-    if kind == "tuple[str, ...]":
-        return isinstance(found, list) and all(isinstance(one, str) for one in found)
-    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "Path": (str,)}
-    return type(found) in types[kind] and found != ""
-
-
-def _kind(item: Field[Any]) -> tuple[str, bool]:
-    """Return the annotation without None, and whether None may be."""
-    annotation = str(item.type)
-    return annotation.removesuffix(" | None"), annotation.endswith(" | None")
-
-
-def _expected(item: Field[Any]) -> str:
-    """Say what a key may be, for errors and for the template."""
-    kind, optional = _kind(item)
-    text = {
-        "bool": "true or false",
-        "int": "a whole number",
-        "float": "a number",
-        "str": "a text",
-        "Path": "a path",
-        "tuple[str, ...]": "a list of texts",
-    }[kind]
-    expected = [_toml(one) for one in item.metadata.get("expected", ())]
-    if kind == "str" and expected:
-        text = "one of " + ", ".join(expected)
-    elif expected:
-        text += f" from {expected[0]} to {expected[1]}"
-    return text + (", or false for none" if optional else "")
-
-
-def _toml(value: object) -> str:
-    """Write a default as TOML; a JSON string or list of them is one."""
-    import json  # noqa: PLC0415 - an app that records samples writes no template
-
-    if isinstance(value, float):
-        return f"{value:.0f}" if value == int(value) else str(value)
-    return json.dumps(
-        False if value is None else str(value) if isinstance(value, Path) else value, ensure_ascii=False
-    )
+            origins[name] = board if name in profile.schedule else "default"
+    first = next((at for name, at in origins.items() if name in owners), board)
+    told = ", ".join(f"{name} is from {at}" for name, at in origins.items())
+    return ConfigError(f"{first}: [schedule] {problem}: {told}; set both")
 
 
 def _reason(error: Exception) -> str:

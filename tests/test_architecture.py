@@ -12,8 +12,8 @@ SOURCES = sorted((ROOT / "fedclient").rglob("*.py"))
 # A part may import itself and parts on lines above its own. Parts on one line do not see each other.
 LAYERS = [
     {"values", "errors", "limits"},
-    {"codec", "wire", "session", "scheduler", "runtime", "storage"},
-    {"crypto", "transport", "config"},
+    {"codec", "wire", "session", "scheduler", "runtime", "storage", "tomlfile"},
+    {"crypto", "transport", "config", "boards"},
     {"device", "samples"},
     {"uplink", "downlink", "training", "model"},
     {"client", "trainer", "app", "gateway"},
@@ -36,6 +36,8 @@ HOME = {
 # The files (or folders) that touch the world; every other file is pure.
 EDGES = (
     "config.py",
+    "boards.py",
+    "tomlfile.py",
     "storage.py",
     "scheduler/probe",
     "runtime/",

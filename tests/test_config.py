@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedclient import config
-from fedclient.config import SECTIONS, Config, load, template
+from fedclient import config, tomlfile
+from fedclient.config import SECTIONS, Config, TrainerSettings, load, template
 from fedclient.errors import ConfigError
-from fedclient.scheduler.policy import Policy
+from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler.profile import Profile
+from fedclient.scheduler.schedule import Policy
 from fedclient.values import Broker
 
 
@@ -38,9 +40,17 @@ def error(tmp_path: Path, text: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load(file, {})
     said = str(caught.value)
-    assert said.startswith(f"{file}: ")
     assert "\n" not in said
-    return said.removeprefix(f"{file}: ")
+    found = re.fullmatch(r"(:\d+)?: (.+)", said.removeprefix(str(file)))
+    assert found, said
+    return found[2]
+
+
+def place(main: Path, folder: Path) -> str:
+    """Return the file and line that an error names."""
+    with pytest.raises(ConfigError) as caught:
+        load(main, {})
+    return str(caught.value).removeprefix(f"{folder}/").partition(": ")[0]
 
 
 def uncommented(text: str) -> str:
@@ -106,10 +116,11 @@ def test_the_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_broken_toml_is_named_with_line_and_column(tmp_path: Path) -> None:
     assert re.search(r"^not valid TOML: .*line 2, column \d+", error(tmp_path, "[trainer]\nthreads = = 2\n"))
+    assert error(tmp_path, "[trainer").startswith("not valid TOML")
     assert "not valid TOML" in error(tmp_path, "a = " + "[" * 5000)
     assert "not valid TOML" in error(tmp_path, "a = " + "9" * 5000)
     (tmp_path / "c.toml").write_bytes(b"a = '\xff'")
-    with pytest.raises(ConfigError, match="not valid TOML"):
+    with pytest.raises(ConfigError, match=r"c.toml:1: not valid TOML: it is not UTF-8 text"):
         load(tmp_path / "c.toml", {})
 
 
@@ -188,6 +199,71 @@ def test_any_bytes_load_or_raise_a_config_error(
         load(file, {})
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("# [trainer]\n\n[trainer]\nnice = 1\nthreads = 0", 4 + 1),
+        ("[trainer]\nnice = 1\nthread = 2", 3),
+        ("[trainer]\n[shedule]\npoll_s = 2", 2),
+        ("\ntrainer = 2", 2),
+        ("\nstate = 2", 2),
+        ("[broker]\nusername = 'u'\ncert_file = 'c.pem'", 3),
+        ("[gateway]\ndeadline_s = 5\ncohort = 2", 3),
+        ("[schedule]\nresume_temp_c = 80\npause_temp_c = 70", 2),
+        ("[schedule]\nwindows = [\n'Mon',\n]\npoll_s = 0", 5),
+        ("[trainer]\nnice = 1\nthreads = = 2", 3),
+    ],
+)
+def test_an_error_names_the_line(tmp_path: Path, text: str, line: int) -> None:
+    assert place(write(tmp_path / "c.toml", text), tmp_path) == f"c.toml:{line}"
+
+
+def test_an_error_names_the_drop_in_that_is_wrong(tmp_path: Path) -> None:
+    main = write(tmp_path / "c.toml", "[broker]\nretry_min_s = 10\n[schedule]\nresume_temp_c = 80")
+    write(tmp_path / "c.d" / "10.toml", "\n[broker]\nretry_max_s = 20")
+    drop_in = write(tmp_path / "c.d" / "20.toml", "\n[broker]\n\nretry_max_s = 5")
+    assert place(main, tmp_path) == "c.toml:2"  # of the two keys, the one that the sentence begins with
+    drop_in.write_text("\n[broker]\n\nretry_min_s = 25")
+    assert place(main, tmp_path) == "c.d/20.toml:4"
+    drop_in.write_text("\n[broker]\n\nretry_min_s = 'x'")
+    assert place(main, tmp_path) == "c.d/20.toml:4"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pause_temp_f = 167", "pause_temp_f, did you mean pause_temp_c (in degrees Celsius)?"),
+        ("poll_min = 1", "poll_min, did you mean poll_s (in seconds)?"),
+        ("min_free_memory_mb = 1", "min_free_memory_mb, did you mean min_free_memory_mib (in MiB)?"),
+        ("max_cpu = 1", "max_cpu, did you mean max_cpu_percent (in percent)?"),
+        ("daily_energy_wh = 1", "daily_energy_wh, did you mean daily_energy_j (in joules)?"),
+    ],
+)
+def test_a_wrong_unit_gets_the_right_one(tmp_path: Path, text: str, said: str) -> None:
+    assert error(tmp_path, f"[schedule]\n{text}") == f"unknown key in [schedule]: {said}"
+
+
+def test_a_value_in_another_unit_is_told_the_unit(tmp_path: Path) -> None:
+    said = error(tmp_path, "[schedule]\npause_temp_c = 167")
+    assert said.endswith("must be a number from 20 to 110, or false for none (in degrees Celsius)")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("networks = ['wifi', 'lan']", "networks is ['wifi', 'lan'], but must be a list of \"ethernet\", "),
+        ("networks = 'wifi'", "networks is 'wifi', but must be a list of"),
+        ("windows = ['25:00-26:00']", "windows: "),
+        ("gate = 'mine'", "gate: 'mine' is not package.module:function"),
+        ("resume_temp_c = 75\npause_temp_c = 75", "resume_temp_c (75) is not below pause_temp_c (75)"),
+        # half of a contradiction with a default, which a board may lift, hides no other mistake
+        ("resume_temp_c = 80\ngate = 'mine'", "gate: 'mine' is not package.module:function"),
+    ],
+)
+def test_the_schedule_is_checked_as_a_whole(tmp_path: Path, text: str, said: str) -> None:
+    assert error(tmp_path, f"[schedule]\n{text}").startswith(f"[schedule] {said}")
+
+
 # --- what is accepted ---------------------------------------------------------------------------------
 
 
@@ -259,6 +335,80 @@ def test_a_password_is_read_from_a_file_that_nobody_else_can_read(tmp_path: Path
         settings.password()
 
 
+# --- on a board ---------------------------------------------------------------------------------------
+
+HOT = Profile(
+    name="hot", title="Hot", threads=2, memory_mib=256, schedule={"pause_temp_c": 85.0, "resume_temp_c": 77.0}
+)
+
+
+def test_a_board_fills_in_what_the_owner_left_out(tmp_path: Path) -> None:
+    assert Config().policy_on(HOT) == Policy(pause_temp_c=85.0, resume_temp_c=77.0)
+    text = "[privacy]\nmin_samples = 5\n[schedule]\npoll_s = 9\nresume_temp_c = 70"
+    found = load(write(tmp_path / "c.toml", text), {}).policy_on(HOT)
+    assert found == Policy(pause_temp_c=85.0, resume_temp_c=70.0, poll_s=9.0, min_distinct_samples=5)
+
+
+def test_what_the_owner_says_comes_first_even_if_it_is_the_default(tmp_path: Path) -> None:
+    text = "[schedule]\npause_temp_c = 75\nresume_temp_c = 67"
+    assert load(write(tmp_path / "c.toml", text), {}).policy_on(HOT) == Policy()
+    assert load(write(tmp_path / "d.toml", "[schedule]\npause_temp_c = false"), {}).policy_on(HOT) == Policy(
+        pause_temp_c=None, resume_temp_c=77.0
+    )
+    assert Config(schedule=Policy(pause_temp_c=90.0)).policy_on(HOT).pause_temp_c == 90  # not from a file
+
+
+def test_a_threshold_that_only_this_board_allows_is_allowed(tmp_path: Path) -> None:
+    config_ = load(write(tmp_path / "c.toml", "[schedule]\nresume_temp_c = 80"), {})
+    assert config_.policy_on(HOT).resume_temp_c == 80
+    with pytest.raises(ConfigError, match=r"c.toml:2: .*pause_temp_c is from default; set both"):
+        config_.policy_on(Profile(name="plain", title="Plain"))
+
+
+def test_owner_and_board_that_disagree_are_both_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", "[schedule]\n\npause_temp_c = 70")
+    with pytest.raises(ConfigError) as caught:
+        load(file, {}).policy_on(HOT)
+    assert str(caught.value) == (
+        f"{file}:3: [schedule] resume_temp_c (77) is not below pause_temp_c (70): "
+        f"resume_temp_c is from the profile of board hot, pause_temp_c is from {file}:3; set both"
+    )
+    with pytest.raises(ConfigError, match=r"^the settings: .* is from the settings; set both"):
+        Config(schedule=Policy(pause_temp_c=70.0)).policy_on(HOT)
+
+
+@pytest.mark.parametrize(
+    ("cores", "owner", "board", "threads"),
+    [(8, None, 2, 2), (8, 5, 2, 5), (4, 5, 2, 3), (4, None, 4, 3), (2, None, 2, 1), (1, 8, 2, 1)],
+)
+def test_threads_are_the_boards_and_leave_one_processor(
+    monkeypatch: pytest.MonkeyPatch, cores: int, owner: int | None, board: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    found = Config(trainer=TrainerSettings(threads=owner or 1, nice=3)).trainer_on(
+        replace(HOT, threads=board)
+    )
+    assert (found.threads, found.nice) == (threads, 3)
+
+
+def test_memory_is_the_boards_unless_set() -> None:
+    assert Config().trainer_on(HOT).memory_mib == 256
+    assert Config(trainer=TrainerSettings(memory_mib=64)).trainer_on(HOT).memory_mib == 64
+    assert Config().trainer_on(replace(HOT, memory_mib=None)).memory_mib is None
+
+
+def test_power_metrics_and_trace_are_sections(tmp_path: Path) -> None:
+    text = "[power]\nfile = 'ups.json'\nassume = 'battery'\n[metrics]\nfile = 'f.prom'\n[trace]\nmax_mib = 2"
+    found = load(write(tmp_path / "c.toml", text), {})
+    assert found.power == PowerSettings(file=tmp_path / "ups.json", assume="battery")
+    assert found.metrics == config.MetricsSettings(file=tmp_path / "f.prom")
+    assert found.trace == config.TraceSettings(max_mib=2.0)
+    assert (Config().metrics.file, Config().trace.file) == (None, None)
+    assert error(tmp_path, "[power]\nassume = 'none'").startswith(
+        '[power] assume is \'none\', but must be one of "mains", "battery", or false for none'
+    )
+
+
 # --- the template -------------------------------------------------------------------------------------
 
 
@@ -289,14 +439,12 @@ def test_the_template_keeps_a_state_folder(tmp_path: Path) -> None:
 
 def test_each_number_has_bounds_and_each_default_is_within() -> None:
     for section in SECTIONS.values():
-        for item in config._keys(section).values():
-            kind, optional = config._kind(item)
-            expected = item.metadata.get("expected", ())
-            assert kind not in ("int", "float") or len(expected) == 2, item.name
-            assert item.default is not None or optional
-            if item.default is not None and expected:
-                inside = expected[0] <= item.default <= expected[1] if kind != "str" else True
-                assert inside, item.name
+        for item in tomlfile.keys(section).values():
+            assert item.kind not in ("int", "float") or len(item.expected) == 2, item.name
+            assert item.default is not None or item.optional
+            found = list(item.default) if isinstance(item.default, tuple) else item.default
+            if found is not None and item.kind != "Path":
+                assert item.check(found, Path()) == item.default, item.name
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="LEFT OUT: root may read everything")
