@@ -60,6 +60,10 @@ COUNTER_MAX: Final = 2**63 - 1  # SQLite's integers
 MAX_RETRY_WINDOW_S: Final = 7 * 24 * 3600  # a gateway may ask a device to wait, not to vanish
 MAX_PAUSE_S: Final = 30 * 24 * 3600  # of one with an end; who means longer says "until resumed"
 
+# --- the owner's line to the agent ------------------------------------------------------------------
+MAX_CONSOLE_REQUEST_BYTES: Final = 1024  # a request is about 40 bytes
+MAX_CONSOLE_ANSWER_BYTES: Final = 1024 * 1024  # a decision with its reasons is about 10 KiB
+
 # --- gateway -------------------------------------------------------------------------------------
 MAX_INBOX_MESSAGES: Final = 20_000  # received and not yet handled; devices offer again what is dropped
 MAX_INBOX_BYTES: Final = 64 * 1024 * 1024  # ditto, in memory
