@@ -11,15 +11,14 @@ import json
 import logging
 import os
 import random
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedclient import limits
+from fedclient.cli import gateway_devices
+from fedclient.cli.desk import open_desk, state_folder
 from fedclient.cli.main import become_owner, given
 from fedclient.errors import ConfigError, ModelError, UsageError, WireError
 from fedclient.values import Codec, CodecMode, Plan
@@ -29,12 +28,10 @@ if TYPE_CHECKING:
 
     from fedclient.config import Config
     from fedclient.gateway.desk import Desk
-    from fedclient.gateway.roster import Device
     from fedclient.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STATE: Final = Path("/var/lib/fedclient-gateway")
 _MAX_INVITATIONS: Final = 10_000
 
 
@@ -52,7 +49,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     invite_.add_argument("--expires-h", type=float, default=24.0, metavar="H", help="good for H hours (24)")
     invite_.add_argument("--count", type=int, default=1, metavar="N", help="how many (1)")
     invite_.set_defaults(run=invite)
-    _add_devices(verbs)
     publish_ = verbs.add_parser("publish", help="begin a generation with a model")
     publish_.add_argument(
         "model", type=Path, metavar="MODEL.tflite", help="fedclient model check says ok to it"
@@ -62,29 +58,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--plan", type=Path, metavar="PLAN.toml", help="how devices train: docs/operations.md"
     )
     publish_.set_defaults(run=publish)
+    gateway_devices.add_verbs(verbs)
     rollback_ = verbs.add_parser("rollback", help="make an older version's content current again")
     rollback_.add_argument("version", type=int, metavar="VERSION", help="its second number: 7 for head 2.7")
     rollback_.set_defaults(run=rollback)
-    verbs.add_parser("recover", help="carry on after the database was restored from a backup").set_defaults(
-        run=recover
-    )
+    recover_ = verbs.add_parser("recover", help="carry on after the database was restored from a backup")
+    recover_.add_argument("--force", action="store_true", help="although nothing newer was seen anywhere")
+    recover_.set_defaults(run=recover)
     rounds_ = verbs.add_parser("rounds", help="every head made out of updates")
     rounds_.add_argument("--json", action="store_true", help="print one JSON object")
     rounds_.set_defaults(run=rounds)
-
-
-def _add_devices(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    devices_ = verbs.add_parser("devices", help="who is enrolled; revoke or reinstate one")
-    devices_.add_argument("--json", action="store_true", help="print one JSON object")
-    devices_.set_defaults(run=devices)
-    actions = devices_.add_subparsers(dest="action", metavar="ACTION")
-    for name, function, text in (
-        ("revoke", revoke, "count nothing of this device any more"),
-        ("reinstate", reinstate, "end a suspension after conflicts"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("id", metavar="ID", help="as `fedclient gateway devices` lists it")
-        action.set_defaults(run=function)
 
 
 def init(args: argparse.Namespace) -> int:
@@ -95,7 +78,7 @@ def init(args: argparse.Namespace) -> int:
     from fedclient.storage import disk_errors  # noqa: PLC0415 - ditto
 
     address = broker.parse(args.broker, tls=args.tls)
-    folder = _folder(args)
+    folder = state_folder(args)
     become_owner(folder)
     with disk_errors(folder):
         device = DeviceFolder(folder).key.exists()
@@ -117,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         service = _service(settings, replace(desk, settings=settings.gateway))
         return lambda: service
 
-    with _desk(args) as desk, sole_owner(_folder(args)):
+    with open_desk(args) as desk, sole_owner(state_folder(args)):
         if not desk.store.current().version:
             log.warning("no head is published yet: `fedclient gateway publish MODEL.tflite`")
         reload = None if os.isatty(2) else renewed  # whoever closes a terminal is done
@@ -146,71 +129,10 @@ def invite(args: argparse.Namespace) -> int:
 
     if not 0 < args.count <= _MAX_INVITATIONS or not 0 < args.expires_h <= 24 * 3650:
         raise UsageError(f"--count is 1 to {_MAX_INVITATIONS}, --expires-h above 0 and at most ten years")
-    with _desk(args) as desk:
+    with open_desk(args) as desk:
         expires_unix_s = int(time.time() + 3600 * args.expires_h)
         for _ in range(args.count):
             print(encode_invitation(enrolment.invite(desk, os.urandom(16), expires_unix_s)))
-    return 0
-
-
-def devices(args: argparse.Namespace) -> int:
-    """List the roster, and what an operator was alarmed of."""
-    with _desk(args) as desk:
-        statuses, alarms = desk.store.roster.statuses(), desk.store.alarms()
-        roster = desk.store.roster.devices()
-    rows = [_row(device, statuses.get(device.id)) for device in roster]
-    if args.json:
-        names = ("unix_s", "device", "sentence")
-        print(
-            json.dumps(
-                {"devices": rows, "alarms": [dict(zip(names, alarm, strict=True)) for alarm in alarms]}
-            )
-        )
-        return 0
-    for row in rows:
-        status = row["status"] or {}
-        print(f"{row['id']}  {row['standing']:<9}  updates {row['last_counter']}  {status.get('phase', '-')}")
-    if not rows:
-        print("no device is enrolled yet: `fedclient gateway invite` lets one in", file=sys.stderr)
-    for _, device, sentence in alarms[-10:]:
-        print(f"alarm: {device or 'gateway'}: {sentence}", file=sys.stderr)
-    return 0
-
-
-def _row(device: Device, status: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "id": device.id,
-        "standing": device.standing.value,
-        "conflicts": device.conflicts,
-        "last_counter": device.last_counter,
-        "enrolled_unix_s": device.enrolled_unix_s,
-        "status": status,
-    }
-
-
-def revoke(args: argparse.Namespace) -> int:
-    """End a device's membership."""
-    from fedclient.gateway.roster import Standing  # noqa: PLC0415 - ditto
-
-    return _set_standing(args, (Standing.ACTIVE, Standing.SUSPENDED, Standing.REVOKED), Standing.REVOKED)
-
-
-def reinstate(args: argparse.Namespace) -> int:
-    """End a suspension."""
-    from fedclient.gateway.roster import Standing  # noqa: PLC0415 - ditto
-
-    return _set_standing(args, (Standing.SUSPENDED, Standing.ACTIVE), Standing.ACTIVE)
-
-
-def _set_standing(args: argparse.Namespace, before: tuple[Any, ...], after: Any) -> int:
-    with _desk(args) as desk, desk.store.transaction():
-        device = desk.store.roster.device(args.id)
-        if device is None:
-            raise UsageError(f"there is no device {args.id}: `fedclient gateway devices` lists them")
-        if device.standing not in before:
-            raise UsageError(f"device {args.id} is {device.standing.value}: it needs a new key to join again")
-        desk.store.roster.set_standing(args.id, after)
-    print(f"{args.id}  {after.value}")
     return 0
 
 
@@ -246,11 +168,11 @@ def recover(args: argparse.Namespace) -> int:
     """Jump beyond every head that was seen anywhere."""
     from fedclient.gateway import releases  # noqa: PLC0415 - ditto
 
-    return _release(args, releases.recover)
+    return _release(args, lambda desk: releases.recover(desk, force=args.force))
 
 
 def _release(args: argparse.Namespace, make: Any) -> int:
-    with _desk(args) as desk:
+    with open_desk(args) as desk:
         version = make(desk)
         (release,) = desk.store.releases(1)
     print(f"head     {version}\nmodel    {release.model_hash.hex()}  (what [privacy] allowed_models names)")
@@ -259,7 +181,7 @@ def _release(args: argparse.Namespace, make: Any) -> int:
 
 def rounds(args: argparse.Namespace) -> int:
     """List every head made out of updates."""
-    with _desk(args) as desk:
+    with open_desk(args) as desk:
         current, made = desk.store.current(), desk.store.rounds()
     rows = [
         {"version": version.version, "generation": version.generation, **asdict(round_)}
@@ -306,23 +228,6 @@ def _known(path: Path, found: dict[str, Any], names: set[str]) -> None:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             raise ConfigError(f"{path}: unknown key {key}{f', did you mean {near[0]}?' if near else ''}")
-
-
-def _folder(args: argparse.Namespace) -> Path:
-    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return args.state or Path(named or DEFAULT_STATE)
-
-
-@contextmanager
-def _desk(args: argparse.Namespace) -> Iterator[Desk]:
-    from fedclient.gateway.server import open_desk  # noqa: PLC0415 - ditto
-
-    become_owner(_folder(args))
-    desk = open_desk(_folder(args), args.settings.gateway)
-    try:
-        yield desk
-    finally:
-        desk.store.close()
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

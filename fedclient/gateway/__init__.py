@@ -4,6 +4,6 @@
 - remember:          store.py roster.py, one database; desk.py, what every part works with
 - answer messages:   intake.py (updates, statuses), enrolment.py, as PROTOCOL 3, 4 and 7 say
 - the open version:  collection.py (buffer, running sum, closing), holdout.py (how good a head is)
-- publish:           releases.py (new generations), shelf.py (retained topics)
+- publish:           releases.py (new generations), commands.py (to one device), shelf.py (retained topics)
 - drive it all:      server.py, `Gateway`
 """

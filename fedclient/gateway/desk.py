@@ -12,7 +12,7 @@ from fedclient.crypto import cose, keys
 from fedclient.downlink import DeviceDownlink, GatewayDownlink
 from fedclient.gateway.store import Release, Store
 from fedclient.uplink import GatewayUplink
-from fedclient.values import HeadVersion, Manifest, Receipt
+from fedclient.values import Command, HeadVersion, Manifest, Receipt
 from fedclient.wire import messages
 from fedclient.wire.topics import Topics
 
@@ -45,6 +45,10 @@ class Desk:
     def receipt(self, device_id: str, receipt: Receipt) -> bytes:
         """Sign a receipt."""
         return self._downlink.receipt(device_id, receipt)
+
+    def command(self, device_id: str, command: Command) -> bytes:
+        """Sign a command; the same bytes every time."""
+        return self._downlink.command(device_id, command)
 
     def release(self, manifest: Manifest) -> Release:
         """Sign a manifest."""

@@ -66,12 +66,20 @@ def rollback(desk: Desk, version: int) -> HeadVersion:
         return _again(desk, manifest_of(release))
 
 
-def recover(desk: Desk) -> HeadVersion:
-    """Jump beyond every head version that was seen anywhere, with the current content."""
+def recover(desk: Desk, *, force: bool = False) -> HeadVersion:
+    """Jump beyond every head version that was seen anywhere, with the current content.
+
+    It ends all work on the last generation: UsageError where nothing newer was seen, unless `force`.
+    """
     with desk.store.transaction():
         newest = desk.store.releases(1)
         if not newest:
             raise UsageError("there is no head to recover with: `fedclient gateway publish` one")
+        if not force and desk.store.seen() <= desk.store.current():
+            raise UsageError(
+                f"nobody has shown a head above {desk.store.current()}: there is nothing to recover from; "
+                "after a restore let `fedclient gateway run` look first, or add --force"
+            )
         return _again(desk, manifest_of(newest[0]))
 
 

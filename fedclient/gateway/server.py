@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SETTLE_S = 0.5  # between subscribing and publishing: what the broker retains has come by then
-POLL_S = 1.0  # how soon another process's `publish` or `revoke` is noticed
+POLL_S = 1.0  # how soon another process's `publish`, `pause` or `revoke` is noticed
 REPAIR_S = 5.0  # how long somebody else's manifest may stay in the place of ours
 _MAIL_BYTES = 8192  # what a message takes of its sender's share beside its payload: to open it is work
 BATCH = 128  # messages in one transaction: some 50 ms
@@ -224,7 +224,7 @@ class Gateway:
             self._settle_at, self._online = None, True
         if not self._online:
             return
-        self._publish()
+        self._publish(now_s)
         self._answer(now_s)
         if self._collection.due(now_s):
             self._close(now_s)
@@ -249,9 +249,9 @@ class Gateway:
             self._repair_at = None
             self._shelf.reset()
 
-    def _publish(self) -> None:
+    def _publish(self, now_s: float) -> None:
         if not self._collection.stopped:
-            self._bytes_down += self._shelf.publish(self._transport)
+            self._bytes_down += self._shelf.publish(self._transport, now_s)
 
     def _answer(self, now_s: float) -> None:
         """Handle what waits in one transaction; then, and only then, publish the receipts."""
@@ -294,7 +294,7 @@ class Gateway:
         if closed:
             self._bytes_down = 0
         self._refresh(now_s)
-        self._publish()
+        self._publish(now_s)
 
     def _measure(self, head: Head) -> float | None:
         """Return the accuracy of `head` on the held-out data, where there is some that fits."""

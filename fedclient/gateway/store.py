@@ -7,6 +7,7 @@
     receipt     every stored receipt by (device, envelope hash); for ever (docs/adr/0006)
     counted     every counted update, for ever; its body until the head it went into is published
     invitation  tokens, hashed
+    command     the newest command of each device that was ever sent one
     status, alarm, retained
 
 Methods that write expect to be inside `transaction()`, so that the caller says what is one commit.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fedclient.errors import AlreadyRunning, StorageError
+from fedclient.gateway.commands import Commands
 from fedclient.gateway.roster import Roster, Standing
 from fedclient.storage import Database, disk_errors
 from fedclient.values import NO_HEAD, Base, Broker, HeadVersion
@@ -63,6 +65,12 @@ _MIGRATIONS = (
     CREATE TABLE alarm (
         row INTEGER PRIMARY KEY, unix_s INTEGER NOT NULL, device TEXT, sentence TEXT NOT NULL);
     CREATE TABLE retained (topic TEXT PRIMARY KEY) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE command (
+        device TEXT PRIMARY KEY, sequence INTEGER NOT NULL, kind INTEGER NOT NULL,
+        seconds INTEGER NOT NULL, unix_s INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX command_newest ON command (sequence);
     """,
 )
 # `went_into` of an update whose device was revoked, or whose generation ended, before its version closed.
@@ -112,6 +120,7 @@ class Store:
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._bases: dict[HeadVersion, Base] = {}
         self.roster = Roster(self._db)
+        self.commands = Commands(self._db)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One commit; see Database.transaction."""

@@ -15,7 +15,6 @@ from fedclient.cli.gateway import read_plan
 from fedclient.cli.main import main
 from fedclient.config import GatewaySettings
 from fedclient.errors import ConfigError
-from fedclient.gateway.roster import Standing
 from fedclient.gateway.server import open_desk
 from fedclient.model.head import write_head
 from fedclient.values import Broker, Codec, CodecMode, HeadVersion, Plan
@@ -97,7 +96,7 @@ def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
     assert call(state, "publish", model, "--labels", "a, b,c", "--plan", plan) == 0
     assert call(state, "publish", model) == 0
     assert call(state, "rollback", "1") == 0
-    assert call(state, "recover") == 0
+    assert call(state, "recover", "--force") == 0
     heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("head")]
     assert heads == [f"head     {n}.{n}" for n in (1, 2, 3, 4)]
     closer, desk = opened(state)
@@ -112,45 +111,23 @@ def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
     assert call(state, "publish", model, "--labels", "a,b") == 2
 
 
+def test_recover_asks_before_it_ends_a_healthy_generation(state, model, capsys):
+    assert call(state, "publish", model) == 0
+    assert call(state, "recover") == 2
+    assert "nothing to recover from" in capsys.readouterr().err
+    closer, desk = opened(state)
+    with closer:
+        assert desk.store.current() == HeadVersion(1, 1)
+        with desk.store.transaction():
+            desk.store.note_seen(HeadVersion(1, 5))
+        assert call(state, "recover") == 0
+        assert desk.store.current() == HeadVersion(2, 6)
+
+
 def test_publish_refuses_what_does_not_train(state, tmp_path, shared, capsys):
     assert call(state, "publish", shared / "models" / "hello_world_float.tflite") == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert call(state, "publish", tmp_path / "none.tflite") == 2
-
-
-def test_devices(state, capsys):
-    closer, desk = opened(state)
-    with closer, desk.store.transaction():
-        desk.store.roster.enrol("a" * 16, bytes(32), 7)
-        desk.alarm("a" * 16, "odd")
-    assert call(state, "devices", "revoke", "a" * 16) == 0
-    capsys.readouterr()
-    assert call(state, "devices", "--json") == 0
-    found = one_object(capsys)
-    assert found["devices"] == [
-        {
-            "id": "a" * 16,
-            "standing": "revoked",
-            "conflicts": 0,
-            "last_counter": 0,
-            "enrolled_unix_s": 7,
-            "status": None,
-        }
-    ]
-    assert [alarm["sentence"] for alarm in found["alarms"]] == ["odd"]
-    assert call(state, "devices", "reinstate", "a" * 16) == 2, "revoked is for good"
-    assert call(state, "devices", "revoke", "nobody") == 2
-
-
-def test_reinstate_ends_a_suspension(state):
-    closer, desk = opened(state)
-    with closer:
-        with desk.store.transaction():
-            desk.store.roster.enrol("a" * 16, bytes(32), 7)
-            desk.store.roster.set_standing("a" * 16, Standing.SUSPENDED, 3)
-        assert call(state, "devices", "reinstate", "a" * 16) == 0
-        device = desk.store.roster.device("a" * 16)
-    assert (device.standing, device.conflicts) == (Standing.ACTIVE, 0)
 
 
 def test_tables_for_people(state, capsys):
