@@ -25,7 +25,10 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            **{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(Cost)}
+            training_s=self.training_s + other.training_s,
+            traffic_bytes=self.traffic_bytes + other.traffic_bytes,
+            energy_j=self.energy_j + other.energy_j,
+            flash_bytes=self.flash_bytes + other.flash_bytes,
         )
 
     def as_list(self) -> list[float]:
@@ -94,6 +97,12 @@ class History:
         """Note the start of a new job."""
         return replace(self, started_s=now_s)
 
+    def held(self, who: str, until_s: float | None) -> History:
+        """Pause until then on behalf of "owner" or "gateway"; None: no longer."""
+        if who == "owner":
+            return replace(self, owner_hold_s=until_s)
+        return replace(self, gateway_hold_s=until_s)
+
     def spend(self, cost: Cost, now_s: float) -> History:
         """Add what was spent; hours older than a day go."""
         hour = int(now_s // HOUR_S)
@@ -109,6 +118,13 @@ class History:
             if bucket.leaves_s() > now_s:
                 total += bucket.cost
         return total
+
+    def spent_of(self, field: str, now_s: float) -> float:
+        """Return one of `spent_at`: what a decision asks for several times."""
+        found: list[float] = [
+            getattr(bucket.cost, field) for bucket in self.spent if bucket.leaves_s() > now_s
+        ]
+        return sum(found)
 
     def as_record(self) -> dict[str, object]:
         """Return what must survive a restart, as JSON; verdicts are made anew."""
@@ -128,6 +144,7 @@ class History:
         last, spent = record["last_job"], record["spent"]
         if not isinstance(last, list) or not isinstance(spent, list):
             raise TypeError("last_job and spent are lists")
+        hours = [int(_number(hour)) for hour, *_ in spent]
         return cls(
             lost_s=_time(record["lost_s"]),
             started_s=_time(record["started_s"]),
@@ -135,7 +152,7 @@ class History:
             owner_hold_s=_time(record["owner_hold_s"]),
             gateway_hold_s=_time(record["gateway_hold_s"]),
             last_job=_cost(last),
-            spent=tuple(Bucket(int(hour), _cost(cost)) for hour, *cost in spent),
+            spent=tuple(Bucket(hour, _cost(cost)) for hour, (_, *cost) in zip(hours, spent, strict=True)),
         )
 
 
@@ -148,11 +165,18 @@ def _time(found: object) -> float | None:
         return None
     if found == "resumed":
         return inf
-    if isinstance(found, (int, float)):
-        return float(found)
-    raise TypeError("a time is a number")
+    return _number(found)
 
 
-def _cost(found: list[float]) -> Cost:
+def _number(found: object) -> float:
+    """Take a number that is finite; JSON has infinities and NaN, and integers beyond any float."""
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise TypeError("a time is a number")
+    if not abs(found) < 1e15:  # 30 million years
+        raise ValueError("a number is finite")
+    return float(found)
+
+
+def _cost(found: list[object]) -> Cost:
     names = [item.name for item in fields(Cost)]
-    return Cost(**{name: float(value) for name, value in zip(names, found, strict=True)})
+    return Cost(**{name: _number(value) for name, value in zip(names, found, strict=True)})

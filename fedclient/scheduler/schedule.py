@@ -71,7 +71,7 @@ class Policy:
     daily_training_s: float | None = _key(3600.0, "seconds of training in any 24 hours", 30, DAY_S)
     daily_traffic_mib: float | None = _key(None, "MQTT traffic, both ways, in any 24 hours", 0.1, 1 << 20)
     daily_energy_j: float | None = _key(None, "energy for training in any 24 hours", 1, 1e9)
-    daily_flash_mib: float | None = _key(None, "bytes written to disk in any 24 hours", 1, 1 << 20)
+    daily_flash_mib: float | None = _key(None, "bytes written to disk in any 24 hours", 2, 1 << 20)
     # the owner's own
     gate: str | None = _key(None, "your own gate, package.module:function; it gets the readings as a dict")
     min_distinct_samples: int = 32  # the privacy floor; its key is [privacy] min_samples

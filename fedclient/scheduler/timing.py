@@ -1,16 +1,19 @@
 """The gates about time: holds, windows, spacing, budgets.  Pure.
 
 A budget is of any 24 hours of device time, so it needs no date.  Its gate closes while enough is
-left for what a job may still take until it has ended: the budget is never exceeded.
+left for what a job may still take until it has ended: the budget is never exceeded.  A job that needs
+more than a whole budget never begins.
 """
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Callable
+from math import inf, isfinite
 
 from fedclient.scheduler import windows
 from fedclient.scheduler.check import Asked, Check, number, off, settled
-from fedclient.scheduler.history import DAY_S, Cost
+from fedclient.scheduler.profile import Profile
+from fedclient.scheduler.readings import Readings
 
 MIB = 1 << 20
 LOOK_S = 10.0  # a training that must end has ended so long after a decision: the next look, and the stop
@@ -56,6 +59,8 @@ def spacing(asked: Asked) -> Check:
     if started_s is None:
         return settled("spacing", "there was no job yet", ok=True)
     waited_s = max(0.0, asked.now.elapsed_s - started_s)
+    if asked.now.elapsed_s >= started_s + spacing_s:
+        waited_s = max(waited_s, spacing_s)  # the difference of two floats may be a hair less
     return Check(
         name="spacing",
         noun="the time since the last job began",
@@ -89,13 +94,22 @@ def traffic(asked: Asked) -> Check:
 
 def energy(asked: Asked) -> Check:
     """Joules by the board's rail, or by its profile's estimate; without either the budget cannot be kept."""
-    watts = asked.readings.power_w.value or asked.profile.training_w
-    if asked.policy.daily_energy_j is not None and watts is None:
+    drawn_w, last = watts(asked.readings, asked.profile), asked.history.last_job
+    if asked.policy.daily_energy_j is not None and drawn_w is None:
         because = "[schedule] daily_energy_j cannot be kept: this board has no power rail and no estimate"
         remedy = "set daily_energy_j = false, or training_w in the board's profile"
         return settled("energy", because, ok=False, remedy=remedy)
-    needed = LOOK_S * (watts or 0.0)
+    mean_w = last.energy_j / last.training_s if last.training_s else 0.0
+    needed = LOOK_S * max(drawn_w or 0.0, mean_w)
     return _budget(asked, "energy_j", "energy", ("daily_energy_j", 1.0, "J"), needed)
+
+
+def watts(readings: Readings, profile: Profile) -> float | None:
+    """Return what is drawn while it trains: by the rail, before a start plus what training adds; or that."""
+    rail_w, added_w = readings.power_w.value, profile.training_w
+    if rail_w is None or not isfinite(rail_w) or rail_w <= 0:
+        return added_w
+    return rail_w if readings.activity.training else rail_w + (added_w or 0.0)
 
 
 def flash(asked: Asked) -> Check:
@@ -106,13 +120,12 @@ def flash(asked: Asked) -> Check:
 
 def dwell(asked: Asked) -> Check:
     """Keep a device that lost eligibility waiting for `dwell_s`."""
-    history, dwell_s = asked.history, asked.policy.dwell_s
-    waited_s = None if history.lost_s is None else asked.now.elapsed_s - history.lost_s
-    if history.eligible or waited_s is None or not 0 <= waited_s < dwell_s:
+    now_s, lost_s, dwell_s = asked.now.elapsed_s, asked.history.lost_s, asked.policy.dwell_s
+    if asked.history.eligible or lost_s is None or not lost_s <= now_s < lost_s + dwell_s:
         return settled("dwell", "conditions did not fail recently", ok=True)
+    waited_s = now_s - lost_s
     because = f"conditions failed {waited_s:.0f} s ago; wait {dwell_s:.0f} s before the next try"
-    opens_s = asked.now.elapsed_s - waited_s + dwell_s
-    return settled("dwell", because, ok=False, value=waited_s, opens_s=opens_s, remedy="wait")
+    return settled("dwell", because, ok=False, value=waited_s, opens_s=lost_s + dwell_s, remedy="wait")
 
 
 def _budget(asked: Asked, field: str, name: str, key: tuple[str, float, str], needed: float) -> Check:
@@ -121,12 +134,15 @@ def _budget(asked: Asked, field: str, name: str, key: tuple[str, float, str], ne
     budget: float | None = getattr(asked.policy, setting)
     if budget is None:
         return off(name, f"[schedule] {setting}")
-    spent = getattr(asked.history.spent_at(asked.now.elapsed_s), field) / scale
-    needed = min(needed / scale, budget)
+    spent, needed = asked.history.spent_of(field, asked.now.elapsed_s) / scale, needed / scale
     ok = spent + needed <= budget
     because = f"{number(spent, unit)} of {number(budget, unit)} spent in the last 24 hours"
-    if not ok:
-        because += f", and a job needs {number(needed, unit)}"
+    remedy = f"wait, or raise [schedule] {setting}"
+    if needed > budget:
+        because += f", and a job needs {number(needed, unit)}: more than there ever is"
+        remedy = f"raise [schedule] {setting}"
+    elif not ok:
+        because += f", and {number(needed, unit)} must be left"
     return settled(
         name,
         because,
@@ -134,21 +150,18 @@ def _budget(asked: Asked, field: str, name: str, key: tuple[str, float, str], ne
         value=spent,
         unit=unit,
         source="history",
-        opens_s=None if ok else _affordable_s(asked, field, scale * (budget - needed)),
-        remedy=f"wait, or raise [schedule] {setting}",
+        opens_s=None if ok else _affordable_s(asked, field, lambda spent: spent / scale + needed <= budget),
+        remedy=remedy,
     )
 
 
-def _affordable_s(asked: Asked, field: str, at_most: float) -> float:
-    """Return when old enough spendings leave the last 24 hours for no more than `at_most` to remain."""
-    left = asked.history.spent_at(asked.now.elapsed_s)
+def _affordable_s(asked: Asked, field: str, fits: Callable[[float], bool]) -> float | None:
+    """Return when so much is older than a day that what is left `fits`; None where nothing is enough."""
     for bucket in sorted(asked.history.spent, key=lambda one: one.hour):
-        if bucket.leaves_s() <= asked.now.elapsed_s:
-            continue
-        left += Cost(**{field: -getattr(bucket.cost, field)})
-        if getattr(left, field) <= at_most:
-            return bucket.leaves_s()
-    return asked.now.elapsed_s + DAY_S
+        at_s = bucket.leaves_s()
+        if at_s > asked.now.elapsed_s and fits(asked.history.spent_of(field, at_s)):
+            return at_s
+    return None
 
 
 def _duration(seconds: float) -> str:

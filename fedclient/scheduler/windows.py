@@ -25,7 +25,7 @@ def spans(text: str) -> tuple[tuple[int, int], ...]:
     begin, end = 0, DAY_MIN
     if from_h is not None:
         begin, end = _minute(text, from_h, from_min), _minute(text, to_h, to_min)
-    if begin == end:
+    if begin in {end, DAY_MIN}:
         raise ValueError(f"{text!r} is no window: it begins when it ends")
     length = (end - begin) % DAY_MIN or DAY_MIN
     return tuple((day * DAY_MIN + begin, length) for day in _days(text, days))
@@ -53,12 +53,12 @@ def _minute(text: str, hour: str, minute: str) -> int:
 
 
 def _days(text: str, days: str) -> tuple[int, ...]:
-    if not days.strip(" ,-"):
+    if not days.strip():
         return tuple(range(7))
     found: list[int] = []
     for part in days.split(","):
-        first, _, last = (piece.strip().lower() for piece in part.partition("-"))
-        if first not in DAYS or (last and last not in DAYS):
+        first, to, last = (piece.strip().lower() for piece in part.partition("-"))
+        if first not in DAYS or (to and last not in DAYS):
             raise ValueError(f"{text!r}: days are Mon, Tue, Wed, Thu, Fri, Sat and Sun")
         begin = DAYS.index(first)
         count = (DAYS.index(last or first) - begin) % 7
