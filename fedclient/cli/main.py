@@ -67,6 +67,9 @@ VERBS: Final = {
     "gateway": Verb(
         "fedclient.cli.gateway", "the other end: invite devices, publish heads", settings=True, device=False
     ),
+    "service": Verb(
+        "fedclient.cli.service", "the systemd units: install or remove them", settings=False, device=False
+    ),
     "demo": Verb(
         "fedclient.cli.demo", "a broker, a gateway and devices on this machine", settings=False, device=False
     ),
@@ -228,4 +231,5 @@ def _report(sentence: str) -> None:
     """Print the one line, after the traceback if that was asked for."""
     if os.environ.get("FEDCLIENT_DEBUG") == "1":
         traceback.print_exc()
-    print(f"fedclient: {sentence}", file=sys.stderr)
+    priority = "<3>" if log.under_journald(os.environ, sys.stderr) else ""
+    print(f"{priority}fedclient: {sentence}", file=sys.stderr)

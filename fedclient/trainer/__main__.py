@@ -30,13 +30,23 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the agent, which asks politely
     verb, arguments = argv[0], json.loads(argv[1])
     level = logging.INFO if arguments.get("verbose") else logging.WARNING
-    logging.basicConfig(format="trainer: %(message)s", stream=sys.stderr, level=level)
+    logging.basicConfig(format=_log_format(), stream=sys.stderr, level=level)
     process.die_with(arguments["parent"])
     try:
         return _run(verb, arguments, lambda: stop["asked"])
     except FedClientError as error:
         logging.getLogger("fedclient.trainer").error("%s", error)
         return _exit_code(error)
+
+
+def _log_format() -> str:
+    """Return the format of a line; for the journal each begins with its priority (sd-daemon(3))."""
+    error = os.fstat(2)
+    if os.environ.get("JOURNAL_STREAM") != f"{error.st_dev}:{error.st_ino}":
+        return "trainer: %(message)s"
+    for level, priority in ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
+        logging.addLevelName(level, f"<{priority}>")
+    return "%(levelname)strainer: %(message)s"
 
 
 def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) -> int:

@@ -299,3 +299,10 @@ def test_another_user_is_never_changed(open_path: Path, monkeypatch: pytest.Monk
 def test_garbage_is_collected_while_a_verb_runs_and_after_it(tmp_path) -> None:
     assert main(["--state", str(tmp_path / "nobody"), "status"]) == 1
     assert gc.isenabled()
+
+
+def test_in_the_journal_the_one_line_is_an_error(plant, monkeypatch, capsys) -> None:
+    plant(errors.ConfigError("config.toml: unknown key"))
+    monkeypatch.setattr(module.log, "under_journald", lambda *_: True)
+    assert main(["probe", "deep"]) == 1
+    assert capsys.readouterr().err == "<3>fedclient: config.toml: unknown key\n"
