@@ -135,6 +135,11 @@ class Reason(IntEnum):
     INVITATION_USED = 20
     INVITATION_EXPIRED = 21
 
+    @property
+    def words(self) -> str:
+        """For a person."""
+        return self.name.lower().replace("_", " ")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:

@@ -73,7 +73,7 @@ def _headline(agent: daemon.Service) -> str:
     assert isinstance(agent, Agent)  # noqa: S101 - for the type checker
     if agent.down_reason:
         return f"{agent.state.phase.value}; no connection: {agent.down_reason}"
-    return "; ".join(filter(None, (agent.state.phase.value, agent.disk_reason or agent.why_not)))
+    return "; ".join(filter(None, (agent.state.phase.value, agent.disk_reason or agent.work.why_not)))
 
 
 def _say_if_out(folder: DeviceFolder) -> None:
@@ -82,7 +82,7 @@ def _say_if_out(folder: DeviceFolder) -> None:
     state = Journal(database).load_state()
     database.close()
     if state.enrolment is Enrolment.REFUSED:
-        reason = state.refusal.name.lower().replace("_", " ")
+        reason = state.refusal.words
         log.warning("the gateway refused this device: %s; waiting for another `fedclient enroll`", reason)
     elif not folder.enrolment.exists():
         log.warning("not enrolled: waiting for `fedclient enroll INVITATION`")
@@ -130,11 +130,11 @@ class _Once:
             return True
         if state.enrolment is Enrolment.REFUSED and state.refusal is not Reason.REVOKED:
             return True  # one that was revoked asks whether it was reinstated
-        if agent.down_reason or agent.disk_reason or agent.failure:
+        if agent.down_reason or agent.disk_reason or agent.work.failure:
             return True
         if state.running or state.unsettled is not None:
             return self._impatient()
-        return self._nothing_new() or bool(agent.closed_gates) or self._impatient()
+        return self._nothing_new() or bool(agent.work.closed_gates) or self._impatient()
 
     def _nothing_new(self) -> bool:
         state = self._agent.state
@@ -152,15 +152,15 @@ class _Once:
         if agent.state.enrolment is Enrolment.NONE:
             raise EnrolmentError("this device is not enrolled: run `fedclient enroll INVITATION`")
         if agent.state.enrolment is Enrolment.REFUSED:
-            raise EnrolmentError(f"the gateway refused this device: {agent.refusal}")
-        if agent.failure:
-            raise FinalError(f"training failed: {agent.failure}; the trainer's own line is above")
+            raise EnrolmentError(f"the gateway refused this device: {agent.state.refusal.words}")
+        if agent.work.failure:
+            raise FinalError(f"training failed: {agent.work.failure}; the trainer's own line is above")
         if agent.disk_reason:
             raise ConditionsNotMet(f"not now: {agent.disk_reason}")
         if agent.down_reason:
             raise ConditionsNotMet(f"no connection: {agent.down_reason}")
-        if agent.closed_gates:
-            raise ConditionsNotMet(f"not now: {agent.why_not}")
+        if agent.work.closed_gates:
+            raise ConditionsNotMet(f"not now: {agent.work.why_not}")
         if self._impatient():
             raise ConditionsNotMet(
                 f"the gateway has not answered for {PATIENCE_S:.0f} s: nothing is lost, try later"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import random
-import selectors
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
 
 from fedclient import session
 from fedclient.client.heads import Heads
 from fedclient.client.ledger import Evidence, Ledger
 from fedclient.client.link import Chunk, Incoming, Link, LinkDown, LinkUp
+from fedclient.client.membership import Membership, OpenTransport
 from fedclient.client.reports import Reports
 from fedclient.client.timers import Backoff, Timer, Timers
 from fedclient.client.work import Work
@@ -34,11 +36,11 @@ from fedclient.errors import (
     StorageError,
     StorageFull,
 )
+from fedclient.scheduler.policy import Decision
 from fedclient.session import Enrolment, State
-from fedclient.transport.base import Transport
 from fedclient.uplink import envelope_hash
 from fedclient.values import (
-    Broker,
+    Command,
     HeadVersion,
     Manifest,
     MessageType,
@@ -54,26 +56,30 @@ STATUS_INTERVAL_S = 900.0
 STUMBLE_S = (2.0, 60.0)  # pauses after a full or failing disk, the first and the longest
 OFFER_AGAIN_S = 1.0  # after a sign that the gateway is back
 
-OpenTransport = Callable[[Broker, str], Transport]
-
 
 class Agent:
     """One device.  `open_transport(broker, client id)` gives the way to the broker."""
 
     def __init__(
-        self, folder: DeviceFolder, config: Config, open_transport: OpenTransport, *, seed: int | None = None
+        self,
+        folder: DeviceFolder,
+        config: Config,
+        open_transport: OpenTransport,
+        *,
+        seed: int | None = None,
+        root: Path = Path("/"),
     ) -> None:
         self._folder = folder
         self._config = config
-        self._open_transport = open_transport
         self._random = random.Random(seed)  # noqa: S311 - spreads retries, keeps no secret
         self._lock = folder.lock()
         self._key = SigningKey.load(folder.key)
+        self._membership = Membership(folder, config.broker, self._key, open_transport)
         self._database = open_database(folder)
         self._timers = Timers()
-        self._work = Work(folder, config, self._database)
+        self.work = Work(folder, config, self._database, root)
         self._reports = Reports(Journal(self._database))
-        self._ledger = Ledger(self._database, self._work, self._reports)
+        self._ledger = Ledger(self._database, self.work, self._reports)
         self._heads = Heads(folder, config, self._ledger.journal)
         self._link: Link | None = None
         self._enrolment: enrolment.StoredEnrolment | None = None
@@ -98,7 +104,7 @@ class Agent:
 
     def _take_up(self) -> None:
         """Begin from what is stored: at the start, and after a disk that failed."""
-        self._work.end_orphan()
+        self.work.end_orphan()
         self.state, restarted = self._ledger.take_up()
         self._feed(restarted)
         self._look_for_invitation()
@@ -106,18 +112,15 @@ class Agent:
 
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
-        found = dict(self._link.transport.interests()) if self._link else {}
-        if self._work.child is not None:
-            found[self._work.child.gone_descriptor] = selectors.EVENT_READ
-        return found
+        return {**(self._link.transport.interests() if self._link else {}), **self.work.interests()}
 
     def deadline_s(self) -> float | None:
         """When to call `service` at the latest, in boot-time seconds; None: only for a descriptor."""
         due = [self._timers.earliest_s()]
         if self._link is not None:
             due.append(self._link.transport.deadline_s())
-        if self._work.child is not None:
-            due.append(self._work.child.kill_at_s)
+        if self.work.child is not None:
+            due.append(self.work.child.kill_at_s)
         return min((at for at in due if at is not None), default=None)
 
     def service(self, ready: Collection[int], now_s: float) -> None:
@@ -129,12 +132,8 @@ class Agent:
             self._stumble(error)
 
     def _service(self, ready: Collection[int]) -> None:
-        child = self._work.child
-        if child is not None and child.gone_descriptor in ready:
-            for event in self._work.ended(self._ledger.outbox.unsettled()):
-                self._feed(event)
-        elif child is not None and self._now_s >= child.kill_at_s:
-            child.kill()
+        for event in self.work.service(ready, self._ledger.outbox, self._now_s):
+            self._feed(event)
         if self._link is not None:
             for incoming in self._link.service(ready, self._now_s):
                 self._incoming(incoming)
@@ -146,7 +145,7 @@ class Agent:
         """Let go of everything but the database, and take up what it says a little later."""
         pause_s, self.disk_reason = self._stumbling.next_s(), str(error)
         log.error("nothing is lost, trying again in %.0f s: %s", pause_s, error)
-        self._work.stop_and_wait()
+        self.work.stop_and_wait()
         self._close_link()
         self._timers = Timers()
         self._timers.set(Timer.TAKE_UP, self._now_s + pause_s)
@@ -158,8 +157,10 @@ class Agent:
 
     def stop(self) -> None:
         """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
-        self._work.stop_and_wait()
+        self.work.stop_and_wait()
         self._close_link()
+        with suppress(FedClientError):  # what was spent is worth a try, not a crash
+            self.work.save()
         self._database.close()
         os.close(self._lock)
 
@@ -168,25 +169,16 @@ class Agent:
     def device_id(self) -> str:
         return self._key.device_id
 
-    @property
-    def closed_gates(self) -> tuple[str, ...]:
-        """Gates that kept this device from training when it was last asked."""
-        return self._work.closed_gates
+    def judge(self) -> Decision:
+        """Ask the scheduler now, whether or not it is time to."""
+        if self._link is not None:
+            self.work.conditions.count_traffic(self._link.traffic_bytes)
+        return self.work.decide(self.state, self._now_s)
 
-    @property
-    def why_not(self) -> str:
-        """What those gates say, in words."""
-        return self._work.why_not
-
-    @property
-    def failure(self) -> str:
-        """How the last trainer ended without a result, in words; empty when it had one."""
-        return self._work.failure
-
-    @property
-    def refusal(self) -> str:
-        """Why the gateway refused this device, in words."""
-        return self.state.refusal.name.lower().replace("_", " ")
+    def reconsider(self) -> None:
+        """Look again at once: somebody has paused or resumed training."""
+        if self.state.running or self.state.may_train:
+            self._timers.set(Timer.DECIDE, self._now_s)
 
     # --- events in ------------------------------------------------------------------------------------
     def _incoming(self, incoming: Incoming) -> None:
@@ -200,6 +192,8 @@ class Agent:
             self._lost_link(incoming.reason)
         elif isinstance(incoming, Receipt):
             self._receipt(incoming)
+        elif isinstance(incoming, Command):
+            self._command(incoming)
         elif isinstance(incoming, Manifest):
             self._manifest(incoming)
         elif isinstance(incoming, Chunk):
@@ -231,8 +225,7 @@ class Agent:
         except ConfigError as error:
             log.error("head %s is not taken: %s", version, error)
             return
-        job_may_finish = self._heads.job_may_finish(self.state.job, manifest)
-        self._feed(session.NewHead(version, job_may_finish), manifest)
+        self._feed(session.NewHead(version, self._heads.job_may_finish(self.state.job, manifest)), manifest)
 
     def _chunk(self, chunk: Chunk) -> None:
         ready = self._heads.take(chunk.topic, chunk.payload)
@@ -258,9 +251,18 @@ class Agent:
             pause_s = max(self._random.uniform(*receipt.retry_window_s), self._offering.next_s())
             self._timers.set(Timer.OFFER, self._now_s + pause_s)
             return
+        if receipt.retry_window_s[1]:  # pace steering: each device draws its own moment
+            self.work.conditions.wait_for_pace(self._random.uniform(*receipt.retry_window_s), self._now_s)
         reason = f" {receipt.reason.name.lower()}" if receipt.reason else ""
         log.info("update %d: %s%s", unsettled, receipt.status.name.lower(), reason)
         self._feed(session.Receipted(unsettled, receipt.status, receipt.reason), receipt)
+
+    def _command(self, command: Command) -> None:
+        """Obey the gateway once: a command that is retained comes again at every connect."""
+        if self.state.enrolment is not Enrolment.DONE or not self.work.obey(command, self._now_s):
+            return
+        log.info("the gateway says: %s", command.kind.name.lower())
+        self.reconsider()
 
     def _enrolment_answered(self, receipt: Receipt) -> None:
         if receipt.status is ReceiptStatus.ENROLLED:
@@ -269,7 +271,7 @@ class Agent:
             self._offering.reset()
             self._timers.hasten(Timer.STATUS, self._now_s)
         elif receipt.status is ReceiptStatus.REFUSED and self.state.enrolment is Enrolment.PENDING:
-            log.error("enrolment refused: %s", receipt.reason.name.lower().replace("_", " "))
+            log.error("enrolment refused: %s", receipt.reason.words)
             self._feed(session.EnrolmentRefused(receipt.reason))
 
     def _due(self, timer: Timer) -> None:
@@ -289,8 +291,7 @@ class Agent:
     def _decide(self) -> None:
         if not (self.state.may_train or self.state.running):
             return
-        decision = self._work.decide(self.state.job or self.state.current, self._now_s)
-        self._feed(session.Eligible() if decision.eligible else session.Ineligible())
+        self._feed(session.Eligible() if self.judge().eligible else session.Ineligible())
 
     # --- one step: commit, then act -----------------------------------------------------------------
     def _feed(self, event: session.Event, evidence: Evidence = None) -> None:
@@ -321,10 +322,10 @@ class Agent:
             case session.Adopt(version):
                 self._adopt(version)
             case session.Train(version):
-                for event in self._work.start(version, self._now_s):
+                for event in self.work.start(version, self._now_s):
                     self._feed(event)
             case session.StopTrainer():
-                self._work.ask_to_stop(self._now_s)
+                self.work.ask_to_stop(self._now_s)
             case session.FallBack(version):
                 self._heads.fall_back(version)
 
@@ -344,7 +345,11 @@ class Agent:
         self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
 
     def _fetch(self, version: HeadVersion) -> None:
-        if self._heads.begin(version, self._link):
+        if held_back := self.work.conditions.held_back(self._now_s):
+            if not self._timers.is_set(Timer.FETCH):
+                log.info("head %s is not fetched now: %s", version, held_back)
+            self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)
+        elif self._heads.begin(version, self._link):
             self._feed(session.HeadReady(version))
 
     def _adopt(self, version: HeadVersion) -> None:
@@ -357,24 +362,16 @@ class Agent:
     # --- enrolment, link, status ----------------------------------------------------------------------
     def _look_for_invitation(self) -> None:
         """Take up an invitation that `fedclient enroll` stored, also while the agent runs."""
-        try:
-            stored = enrolment.load(self._folder.enrolment)
-        except FedClientError as error:
-            log.error("%s", error)
-            stored = None
-        fresh = stored is not None and (self._enrolment is None or stored.request != self._enrolment.request)
-        if fresh and stored is not None:
-            self._enrolment = stored
-            self._open_link(stored)
-            self._feed(session.Invited(stored.invitation.floor, envelope_hash(stored.request).hex()))
-            self._connect()
-
-    def _open_link(self, stored: enrolment.StoredEnrolment) -> None:
+        stored = self._membership.news(self._enrolment)
+        if stored is None:
+            return
         if self._link is not None:
             self._link.close()  # a new invitation replaces an old one
-        broker = self._config.broker.resolve(stored.invitation.broker)
-        self._link = Link(stored.invitation, self._key, self._open_transport(broker, self._key.device_id))
+        self._enrolment, self._link = stored, self._membership.link(stored)
+        self.work.conditions.broker_is_local = self._membership.broker_is_local(stored)
         self._reports.new_link()
+        self._feed(session.Invited(stored.invitation.floor, envelope_hash(stored.request).hex()))
+        self._connect()
 
     def _connect(self) -> None:
         if self._link is not None:
@@ -383,14 +380,14 @@ class Agent:
     def _send_status(self) -> None:
         if self._link is None or not self._link.connected or self.state.enrolment is not Enrolment.DONE:
             return
-        self._link.send_status(self._reports.status(self.state, self._work.closed_gates))
+        self._link.send_status(self._reports.status(self.state, self.work.closed_gates))
         self._timers.clear(Timer.STATUS)
 
     def _plan(self) -> None:
         """Set the timers that follow from the state."""
         if self.state.running or self.state.may_train:
-            if self._work.is_news(self.state) or not self._timers.is_set(Timer.DECIDE):
-                self._timers.set(Timer.DECIDE, self._work.next_decision_s(self.state, self._now_s))
+            if self.work.is_news(self.state) or not self._timers.is_set(Timer.DECIDE):
+                self._timers.set(Timer.DECIDE, self.work.next_decision_s(self.state, self._now_s))
         else:
             self._timers.clear(Timer.DECIDE)
         if self.state.enrolment is not Enrolment.DONE and not self._timers.is_set(Timer.INVITATION):

@@ -53,6 +53,7 @@ class Child:
             os.close(kept_by_child)
         self._kill_at_s = timeout_at_s
         self._asked = False
+        self.was_cut_off = False
 
     @property
     def pid(self) -> int:
@@ -82,6 +83,11 @@ class Child:
     def _ask(self) -> None:
         self._asked = True
         self._process.send_signal(signal.SIGTERM)
+
+    def cut_off(self) -> None:
+        """End it at once on purpose: what it did since its last checkpoint is done again."""
+        self.was_cut_off = True
+        self.kill()
 
     def kill(self) -> None:
         """End it at once, which a disk that hangs puts off; `finish` still has to be called."""

@@ -55,6 +55,7 @@ class Ledger:
                 self._carry_out(action, evidence, link)
             if before != after:
                 self.journal.save_state(after)
+            self._work.conditions.save()
 
     def _carry_out(self, action: Action, evidence: Evidence, link: Link | None) -> None:
         match action:
@@ -78,6 +79,7 @@ class Ledger:
             self.journal.raise_to("updates", evidence.last_counter)
         self.journal.record_receipt(action.counter, action.outcome.value, action.reason.name.lower())
         self.journal.raise_to("settled_sample", self._work.newest_sample(action.counter))
+        self._work.conditions.job_settled()
 
     def _drop_damaged_update(self) -> None:
         """Give up an update that cannot be sent as it was signed, say so, and go on."""

@@ -77,6 +77,11 @@ class Link:
     def connected(self) -> bool:
         return self.transport.connected
 
+    @property
+    def traffic_bytes(self) -> int:
+        """MQTT bytes in both directions so far."""
+        return self.transport.sent_bytes + self.transport.received_bytes
+
     def connect(self, now_s: float, *, enrolled: bool) -> None:
         """Start an attempt; one whose device is not enrolled leaves nothing on the broker."""
         self.close()

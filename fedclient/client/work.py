@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import signal
+from collections.abc import Collection
+from pathlib import Path
 
 from fedclient import session
 from fedclient.client.child import Child, describe, end_orphan
+from fedclient.client.conditions import Conditions, Doing, closed_sentences
 from fedclient.config import Config
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, JobArguments, Jobs, TrainerExit
 from fedclient.device.journal import Journal
-from fedclient.device.outbox import Row
-from fedclient.errors import FedClientError, StorageDamaged
-from fedclient.samples.store import SampleStore
-from fedclient.scheduler.check import Now
-from fedclient.scheduler.history import History
-from fedclient.scheduler.policy import Decision, decide
-from fedclient.scheduler.probe import Probe
-from fedclient.scheduler.profile import UNKNOWN_BOARD
-from fedclient.scheduler.readings import Activity, SampleCounts
+from fedclient.device.outbox import Outbox, Row
+from fedclient.scheduler.policy import Decision
 from fedclient.session import Cause, State
 from fedclient.storage import Database
-from fedclient.values import HeadVersion
+from fedclient.values import Command, CommandKind, HeadVersion
 
 log = logging.getLogger(__name__)
 
-POLL_WHILE_TRAINING_S = 5.0  # a trainer must stop soon after conditions fail
+POLL_WHILE_TRAINING_S = 2.0  # a trainer must have stopped 3 s after conditions failed
+SAVE_S = 60.0  # what a power cut may take away of what a training has spent
 FIRST_BACKOFF_S = 30.0  # after a failed trainer; doubles with each failure
 MAX_BACKOFF_S = 3600.0
+_COMMAND = "command"  # the counter that holds the highest sequence of the gateway's commands
 STOP_GRACE_S = 3.0  # for the trainer at the agent's own end, which takes 5 s at most (daemon.END_S)
 
 # a full disk like unfit samples: a new job later, however often it takes
@@ -40,16 +39,17 @@ _CAUSES = {TrainerExit.DATA: Cause.DATA, TrainerExit.DISK: Cause.DATA, TrainerEx
 class Work:
     """The device's side of training: it starts and ends trainers, it never trains."""
 
-    def __init__(self, folder: DeviceFolder, config: Config, database: Database) -> None:
+    def __init__(
+        self, folder: DeviceFolder, config: Config, database: Database, root: Path = Path("/")
+    ) -> None:
         self._folder = folder
         self._config = config
+        self._trainer = config.trainer
         self._database = database
         self._jobs = Jobs(database)
         self._journal = Journal(database)
-        self._probe = Probe(folder.path, profile=UNKNOWN_BOARD)
-        self._samples: SampleStore | None = None
-        self._history = History()
-        self._decision: Decision | None = None
+        self.conditions = Conditions(folder, config, database, root=root)
+        self._saved_s = 0.0
         self._asked_for: object = None  # what was last decided about
         self.child: Child | None = None
         self.failure = ""  # how the last trainer ended, if that was without a result
@@ -57,26 +57,58 @@ class Work:
     # --- deciding -------------------------------------------------------------------------------------
     @property
     def closed_gates(self) -> tuple[str, ...]:
-        return () if self._decision is None else self._decision.closed
+        decision = self.conditions.decision
+        return () if decision is None else decision.closed
 
     @property
     def why_not(self) -> str:
-        gates = () if self._decision is None else self._decision.gates
-        return "; ".join(gate.sentence for gate in gates if not gate.ok)
+        return "; ".join(closed_sentences(self.conditions.decision))
 
-    def decide(self, version: HeadVersion | None, now_s: float) -> Decision:
-        """Ask the scheduler about a job on this head, with what the machine and the sample store say now."""
-        trainer = None if self.child is None else self.child.pid
-        activity = Activity(samples=self._counts(version))
-        readings = self._probe.read(activity, now_s, trainer)
-        now = Now(elapsed_s=now_s)
-        decision = decide(readings, self._config.policy, UNKNOWN_BOARD, self._history, now)
-        if self._decision is None or decision.closed != self._decision.closed:
-            for gate in decision.gates:
-                if not gate.ok:
-                    log.info("not training: %s", gate.sentence)
-        self._decision, self._history = decision, decision.history
+    def decide(self, state: State, now_s: float) -> Decision:
+        """Ask the scheduler about the job in hand, or about one on the current head."""
+        conditions = self.conditions
+        decision = conditions.decide(self.doing(state), now_s)
+        if self.child is not None:
+            self._guard_memory(conditions.readings.activity.trainer_memory_mib)
+            # while the supply sags nothing is written that can wait
+            if now_s - self._saved_s >= SAVE_S and "supply" not in decision.closed:
+                self.save()
+                self._saved_s = now_s
         return decision
+
+    def doing(self, state: State) -> Doing:
+        """Say what a decision is about."""
+        return Doing(
+            head=state.job or state.current,
+            trainer_pid=None if self.child is None else self.child.pid,
+            resuming=state.job is not None,
+        )
+
+    def obey(self, command: Command, now_s: float) -> bool:
+        """Carry out a command of the gateway and remember it; False for one that was followed before."""
+        if command.sequence <= self._journal.counter(_COMMAND):
+            return False
+        if command.kind is CommandKind.PAUSE:
+            self.conditions.pause("gateway", command.seconds, now_s)
+        else:
+            self.conditions.resume("gateway")
+        with self._database.transaction():
+            self._journal.raise_to(_COMMAND, command.sequence)
+            self.conditions.save()
+        return True
+
+    def save(self) -> None:
+        """Save what the scheduler remembers."""
+        if self.conditions.changed:
+            with self._database.transaction():
+                self.conditions.save()
+
+    def _guard_memory(self, used_mib: float) -> None:
+        """End a trainer beyond its bound: the kernel's own limits are off on a stock Raspberry Pi OS."""
+        bound_mib = self._trainer.memory_mib
+        if self.child is not None and bound_mib is not None and used_mib > bound_mib:
+            log.error("the trainer uses %.0f MiB, [trainer] memory_mib is %d: ended", used_mib, bound_mib)
+            self.child.kill()
 
     def is_news(self, state: State) -> bool:
         """Whether the scheduler was not asked about this yet: an old date for asking does not hold."""
@@ -90,32 +122,7 @@ class Work:
                 return now_s + min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(state.failures - 1, 16))
             if not state.running:
                 return now_s
-        poll_s = float(self._config.schedule.poll_s)
-        return now_s + (min(poll_s, POLL_WHILE_TRAINING_S) if state.running else poll_s)
-
-    def _counts(self, version: HeadVersion | None) -> SampleCounts:
-        """Count what can be trained on: rows whose label this head knows."""
-        manifest = None if version is None else self._journal.manifest(version)
-        labels = () if manifest is None else manifest.labels
-        try:
-            if self._samples is None:
-                self._samples = self._open_samples()
-            new = self._samples.new_since(self._journal.counter("settled_sample"), labels)
-            return SampleCounts(new=new, distinct=self._samples.distinct(labels))
-        except FedClientError as error:
-            log.warning("sample store: %s", error)
-            if self._samples is not None and isinstance(error, StorageDamaged):
-                self._samples.recheck()
-            return SampleCounts()
-
-    def _open_samples(self) -> SampleStore:
-        """Open the store with the owner's bounds; it keeps them, so that apps obey them too."""
-        bounds = self._config.limits
-        return SampleStore(
-            self._folder.samples,
-            max_rows=bounds.samples_max_rows,
-            max_bytes=bounds.samples_max_mib << 20,
-        )
+        return now_s + (POLL_WHILE_TRAINING_S if state.running else self.conditions.sleep_s())
 
     # --- jobs in the database (inside the caller's transaction) -----------------------------------------
     def job(self) -> Job | None:
@@ -125,7 +132,8 @@ class Work:
         """Write down a new job, unless one on this head is there to be resumed."""
         job = self._jobs.current()
         if job is None or job.head_version != version:
-            self._jobs.new(version, self._config.trainer.threads)
+            self._jobs.new(version, self._trainer.threads)
+            self.conditions.job_begins()
 
     def drop_job(self) -> None:
         self._jobs.drop()
@@ -141,13 +149,14 @@ class Work:
         """Begin on a sound database, and alone."""
         open_database(self._folder, check=True).close()
         end_orphan(self._database)
+        self.conditions.recall()
 
     def start(self, version: HeadVersion, now_s: float) -> list[session.Event]:
         """Start a trainer on the prepared job; a machine that cannot start one now is a failed trainer."""
         job = self._jobs.current()
         if job is None or job.head_version != version or self.child is not None:
             return []
-        settings, privacy = self._config.trainer, self._config.privacy
+        settings, privacy = self._trainer, self._config.privacy
         arguments = JobArguments(
             parent=os.getpid(),
             state=str(self._folder.path),
@@ -166,22 +175,44 @@ class Work:
             self.failure = f"it cannot be started: {error.strerror}"
             log.warning("no trainer: %s", self.failure)
             return [session.Crashed(Cause.CRASH)]
+        self.conditions.trainer_starts(now_s)
         log.info("training on head %s pid=%d", version, self.child.pid)
         return []
 
-    def ask_to_stop(self, now_s: float) -> None:
-        if self.child is not None:
-            self.child.ask_to_stop(now_s, self._config.trainer.grace_s)
+    def interests(self) -> dict[int, int]:
+        """Wake up when the trainer is gone."""
+        return {} if self.child is None else {self.child.gone_descriptor: selectors.EVENT_READ}
 
-    def ended(self, unsettled: Row | None) -> list[session.Event]:
+    def service(self, ready: Collection[int], outbox: Outbox, now_s: float) -> list[session.Event]:
+        """Look after the trainer: one that is gone leaves events, one that hangs is ended."""
+        child = self.child
+        if child is not None and child.gone_descriptor in ready:
+            return self.ended(outbox.unsettled(), now_s)
+        if child is not None and now_s >= child.kill_at_s:
+            child.kill()
+        return []
+
+    def ask_to_stop(self, now_s: float) -> None:
+        """End the trainer: politely, or at once and without a checkpoint while the supply sags."""
+        if self.child is None:
+            return
+        if "supply" in self.closed_gates:
+            self.child.cut_off()
+        else:
+            self.child.ask_to_stop(now_s, self._trainer.grace_s)
+
+    def ended(self, unsettled: Row | None, now_s: float) -> list[session.Event]:
         """Clean up after the child, and say what its end means."""
         if self.child is None:
             return []
-        code, asked = self.child.finish(), self.child.asked
+        code, asked, cut_off = self.child.finish(), self.child.asked, self.child.was_cut_off
         self.child, self.failure = None, ""
+        self.conditions.trainer_ended(now_s)
         if unsettled is not None:  # whatever the exit code: the transaction is what counts
             return [session.Finished(unsettled.counter)]
-        if code == TrainerExit.STOPPED or (asked and code == -signal.SIGTERM):  # it had only just begun
+        if (
+            code == TrainerExit.STOPPED or cut_off or (asked and code == -signal.SIGTERM)
+        ):  # had only just begun
             return [session.Stopped()]
         self.failure = describe(code)
         log.warning("the trainer ended without a result: %s", self.failure)
@@ -196,17 +227,13 @@ class Work:
     def _set_damage_aside(self) -> None:
         """Read every page of what the trainer reads: the agent's own questions may touch no bad one."""
         open_database(self._folder, check=True).close()
-        try:
-            self._samples = self._samples or self._open_samples()
-            self._samples.recheck()
-        except FedClientError as error:
-            log.warning("sample store: %s", error)
+        self.conditions.recheck_samples()
 
     def stop_and_wait(self) -> None:
         """End the trainer, politely as long as the grace time lasts, and who waits for this process."""
         if self.child is None:
             return
-        self.child.stop(min(self._config.trainer.grace_s, STOP_GRACE_S))
+        self.child.stop(min(self._trainer.grace_s, STOP_GRACE_S))
         self.child = None
 
 

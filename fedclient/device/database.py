@@ -1,7 +1,7 @@
 """The device database: one schema for what must change together (PROTOCOL 5.2).
 
 Agent and trainer share it.  Each table has its module: session, counters, history and
-manifests in `journal`; `outbox`; job and checkpoint in `jobs`; `residual`.
+manifests in `journal`; `outbox`; job and checkpoint in `jobs`; `residual`; `schedule`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ MIGRATIONS = (
         counter INTEGER PRIMARY KEY, generation INTEGER NOT NULL, version INTEGER NOT NULL,
         report TEXT NOT NULL, status TEXT, reason TEXT
     );
+    """,
+    """
+    CREATE TABLE schedule (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL, hash BLOB NOT NULL);
     """,
 )
 

@@ -180,6 +180,13 @@ def test_a_device_that_was_revoked_asks_whether_it_was_reinstated(device, gatewa
 
 
 # --- each way to end, with an agent that is only what `_Once` looks at ---------------------------------
+@dataclass(frozen=True)
+class FakeWork:
+    failure: str = ""
+    closed_gates: tuple[str, ...] = ()
+    why_not: str = ""
+
+
 @dataclass
 class FakeAgent:
     """Does nothing; a signal comes when it starts, if `signalled`."""
@@ -189,10 +196,7 @@ class FakeAgent:
     saw_manifest: bool = False
     down_reason: str | None = None
     disk_reason: str | None = None
-    failure: str = ""
-    closed_gates: tuple[str, ...] = ()
-    why_not: str = ""
-    refusal: str = "late"
+    work: FakeWork = FakeWork()
     device_id: str = "fake"
     signalled: int = 0
     stopped: bool = False
@@ -224,12 +228,12 @@ EMPTY = State(enrolment=Enrolment.DONE, floor=V1)
 
 ENDS = {
     "not enrolled": (FakeAgent(), 1, "this device is not enrolled: run `fedclient enroll INVITATION`"),
-    "refused": (FakeAgent(REFUSED, refusal="used"), 1, "the gateway refused this device: used"),
-    "failed": (FakeAgent(JOINED, failure="out of memory"), 1, "training failed: out of memory; "),
+    "refused": (FakeAgent(REFUSED), 1, "the gateway refused this device: invitation used"),
+    "failed": (FakeAgent(JOINED, work=FakeWork(failure="out of memory")), 1, "training failed: out"),
     "no connection": (FakeAgent(JOINED, down_reason="no route"), 75, "no connection: no route"),
     "lost while sending": (FakeAgent(SENDING, down_reason="gone"), 75, "no connection: gone"),
     "disk": (FakeAgent(JOINED, disk_reason="full", down_reason="x"), 75, "not now: full"),
-    "gates": (FakeAgent(JOINED, closed_gates=("power",), why_not="12 %"), 75, "not now: 12 %"),
+    "gates": (FakeAgent(JOINED, work=FakeWork(closed_gates=("power",), why_not="12 %")), 75, "not now: 12 %"),
     "trained on": (FakeAgent(TRAINED, saw_manifest=True), 0, "nothing to do: the current head was"),
     "not taken": (FakeAgent(EMPTY, saw_manifest=True), 1, "no head was taken: "),
     "settled": (FakeAgent(TRAINED, settled=1), 0, ""),
@@ -295,7 +299,7 @@ def test_patience_begins_anew_with_every_step_and_wakes_the_loop() -> None:
 
 
 def test_a_revoked_device_that_nobody_answers_is_refused() -> None:
-    once = module._Once(FakeAgent(REVOKED, refusal="revoked"))
+    once = module._Once(FakeAgent(REVOKED))
     once.start(0.0)
     once.service((), 0.0)
     once.service((), module.PATIENCE_S + 1)
@@ -306,7 +310,8 @@ def test_a_revoked_device_that_nobody_answers_is_refused() -> None:
 
 def test_a_closed_gate_does_not_end_a_round_that_has_begun() -> None:
     for state in (RUNNING, SENDING):
-        assert not module._Once(FakeAgent(state, closed_gates=("load",), saw_manifest=True)).is_over()
+        agent = FakeAgent(state, work=FakeWork(closed_gates=("load",)), saw_manifest=True)
+        assert not module._Once(agent).is_over()
 
 
 @pytest.mark.parametrize("state", [JOINED, RUNNING, SENDING])
@@ -338,4 +343,4 @@ def test_ctrl_c_is_no_error_line(command) -> None:
 
 def test_a_failed_trainer_is_no_refusal_to_try(command) -> None:
     with pytest.raises(FinalError):
-        module._Once(FakeAgent(JOINED, failure="crash")).result()
+        module._Once(FakeAgent(JOINED, work=FakeWork(failure="crash"))).result()

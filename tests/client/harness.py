@@ -182,7 +182,7 @@ class Device:
     def trainer_ends(self) -> None:
         """Wait for the real trainer to be gone, and let the agent see it."""
         assert self.agent is not None
-        child = self.agent._work.child
+        child = self.agent.work.child
         assert child is not None, "no trainer runs"
         assert select.select([child.gone_descriptor], [], [], 60)[0], "the trainer hangs"
         self.turn()

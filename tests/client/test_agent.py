@@ -33,7 +33,7 @@ def trained(device: Device, gateway: MiniGateway, version: HeadVersion = V1) -> 
     before = len(gateway.envelopes())
     gateway.publish(version)
     device.turn()
-    assert device.agent.state.phase is Phase.TRAINING, device.agent.why_not
+    assert device.agent.state.phase is Phase.TRAINING, device.agent.work.why_not
     device.trainer_ends()
     (envelope,) = gateway.envelopes()[before:]
     return envelope
@@ -111,7 +111,7 @@ def test_rule_7_a_refusal_is_kept_and_a_new_invitation_begins_again(device, gate
     device.turn()
     gateway.answer(device.id, request, ReceiptStatus.REFUSED, reason=Reason.INVITATION_EXPIRED)
     device.turn()
-    assert (agent.state.phase, agent.refusal) == (Phase.REFUSED, "invitation expired")
+    assert (agent.state.phase, agent.state.refusal.words) == (Phase.REFUSED, "invitation expired")
     before = len(gateway.envelopes(MessageType.ENROL))
     device.stop()
     agent = device.start()
@@ -278,7 +278,7 @@ def test_rule_7_a_revoked_device_stops(device, gateway) -> None:
     gateway.publish(V2)
     device.turn()
     device.turn(4000.0)
-    assert (device.agent.state.phase, device.agent.refusal) == (Phase.REFUSED, "revoked")
+    assert (device.agent.state.phase, device.agent.state.refusal.words) == (Phase.REFUSED, "revoked")
     assert gateway.envelopes() == [envelope]
 
 
@@ -288,7 +288,7 @@ def test_rule_5_2_an_update_committed_while_no_agent_looked_is_sent(device, gate
     agent = device.join(gateway)
     gateway.publish(V1)
     device.turn()
-    child = agent._work.child
+    child = agent.work.child
     assert child is not None
     child._process.wait(60)  # it is done; the agent never hears of it
     device.stop()
@@ -319,14 +319,14 @@ def test_rule_5_6_a_killed_trainer_is_counted_and_waited_after(device, gateway) 
     agent = device.join(gateway)
     gateway.publish(V1, replace(PLAN, epochs=100))
     device.turn()
-    agent._work.child.kill()
+    agent.work.child.kill()
     device.trainer_ends()
     assert (agent.state.failures, agent.state.phase) == (1, Phase.WAITING)
     device.turn(29.0)
     assert agent.state.phase is Phase.WAITING, "tried again at once"
     device.turn(2.0)
     assert agent.state.phase is Phase.TRAINING
-    agent._work.child.kill()
+    agent.work.child.kill()
     device.trainer_ends()
     assert agent.state.failures == 2
 
@@ -337,7 +337,7 @@ def test_rule_5_6_a_hanging_trainer_is_ended_at_its_time(device, gateway) -> Non
     agent = device.join(gateway)
     gateway.publish(V1, replace(PLAN, epochs=100))
     device.turn()
-    child = agent._work.child
+    child = agent.work.child
     child._process.send_signal(signal.SIGSTOP)
     assert agent.deadline_s() <= device.now_s + 10.0
     device.now_s += 10.0
@@ -349,10 +349,10 @@ def test_rule_5_6_a_hanging_trainer_is_ended_at_its_time(device, gateway) -> Non
 def test_rule_5_6_an_orphan_is_ended_before_another_begins(device, gateway) -> None:
     device.samples()
     agent = device.join(gateway)
-    agent._work.prepare(V1)
+    agent.work.prepare(V1)
     orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert Jobs(agent._database).take_lease(agent._work.job(), Lease.of(orphan.pid))
+        assert Jobs(agent._database).take_lease(agent.work.job(), Lease.of(orphan.pid))
         device.stop()
         device.start()
         assert orphan.poll() == -9
@@ -383,11 +383,11 @@ def test_rule_5_5_a_job_finishes_within_the_bound_and_is_dropped_beyond_it(devic
     agent = device.join(gateway)
     gateway.publish(V1, wide)
     device.turn()
-    child, job = agent._work.child, agent._work.job()
+    child, job = agent.work.child, agent.work.job()
     child._process.send_signal(signal.SIGSTOP)  # it takes as long as the test wants
     gateway.publish(V2, wide)
     device.turn()
-    assert agent._work.child is child
+    assert agent.work.child is child
     assert not agent.state.dropping
     assert agent.state.current == V2
     gateway.publish(V3, wide)
@@ -396,8 +396,8 @@ def test_rule_5_5_a_job_finishes_within_the_bound_and_is_dropped_beyond_it(devic
     assert child.asked
     child._process.send_signal(signal.SIGCONT)
     device.trainer_ends()
-    assert agent._work.child is not child
-    assert agent._work.job().head_version == V3  # the scheduler was asked anew, and said yes
+    assert agent.work.child is not child
+    assert agent.work.job().head_version == V3  # the scheduler was asked anew, and said yes
     assert gateway.envelopes() == []
     assert agent._database.one("SELECT count(*) FROM residual") == (0,)
     assert Jobs(agent._database).checkpoint(job) is None
@@ -527,10 +527,10 @@ def test_rule_8_fewer_than_min_samples_never_starts_a_trainer(device, gateway) -
     device.turn()
     for _ in range(5):
         device.turn(100.0)
-    assert agent._work.child is None
+    assert agent.work.child is None
     assert agent.state.phase is Phase.WAITING
-    assert agent.closed_gates
-    assert "32" in agent.why_not
+    assert agent.work.closed_gates
+    assert "32" in agent.work.why_not
 
 
 def test_rule_8_a_status_tells_state_and_gate_names(device, gateway) -> None:
@@ -542,7 +542,7 @@ def test_rule_8_a_status_tells_state_and_gate_names(device, gateway) -> None:
     statuses = [gateway.uplink.open_status(one, (device.id, device.key.public)) for one in envelopes]
     last = statuses[-1]
     assert (last.phase, last.floor) == (Phase.WAITING, V1)
-    assert set(last.closed_gates) == set(agent.closed_gates) != set()
+    assert set(last.closed_gates) == set(agent.work.closed_gates) != set()
     places = [(status.start, status.sequence) for status in statuses]
     assert places == sorted(set(places))
 

@@ -125,7 +125,7 @@ def test_a_page_of_the_sample_store_lost_is_no_loop_of_trainers(
     device.turn()
     starts = 0
     for _ in range(4):
-        if agent._work.child is not None:
+        if agent.work.child is not None:
             starts += 1
             device.trainer_ends()
         device.turn(1.0)

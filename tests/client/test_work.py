@@ -29,9 +29,9 @@ def work(device):
     database.close()
 
 
-def ended(work: Work, code: int, *, asked: bool = False, unsettled: object = None) -> list[object]:
-    work.child = SimpleNamespace(finish=lambda: code, asked=asked)
-    return work.ended(unsettled)
+def ended(work, code: int, *, asked=False, cut_off=False, unsettled: object = None) -> list[object]:
+    work.child = SimpleNamespace(finish=lambda: code, asked=asked, was_cut_off=cut_off)
+    return work.ended(unsettled, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_rule_5_6_what_an_end_means(work, code, asked, events) -> None:
     assert ended(work, code, asked=asked) == events
     assert work.child is None
     assert bool(work.failure) == (not isinstance(events[0], Stopped))
-    assert work.ended(None) == []
+    assert work.ended(None, 0.0) == []
 
 
 @pytest.mark.parametrize("code", [0, 1, -9, TrainerExit.STOPPED])
@@ -117,14 +117,14 @@ def test_a_trainer_is_watched_closely_also_after_failures(work) -> None:
 
 def test_gates_are_named_and_explained(work, device, caplog) -> None:
     caplog.set_level(logging.INFO)
-    decision = work.decide(V1, 0.0)
+    decision = work.decide(WAITING, 0.0)
     assert not decision.eligible
     assert work.closed_gates == decision.closed
     assert work.why_not
     assert work.why_not.split(";")[0] in caplog.text
     device.samples()
     for now_s in (10.0, 20.0):
-        decision = work.decide(V1, now_s)
+        decision = work.decide(WAITING, now_s)
     assert decision.eligible
     assert work.closed_gates == ()
 
@@ -133,15 +133,15 @@ def test_only_samples_the_head_has_labels_for_open_the_gate(work, device, broker
     device.samples()
     manifest = replace(MiniGateway(broker).publish(V1, blobs=False), labels=("walk", "sit"))
     Journal(work._database).save_manifest(manifest, keep=())
-    counts = work._counts(V1)
+    counts = work.conditions.count(V1)
     assert counts.distinct == 40  # two of three classes
-    assert work._counts(None).distinct == 60
+    assert work.conditions.count(None).distinct == 60
 
 
 def test_a_sample_store_that_cannot_be_read_closes_the_gates(work, device) -> None:
     device.folder.samples.write_bytes(b"no database" * 500)
-    assert work._counts(None).distinct in {0, None}
-    assert not work.decide(None, 0.0).eligible
+    assert work.conditions.count(None).distinct in {0, None}
+    assert not work.decide(State(), 0.0).eligible
 
 
 def test_the_owners_bounds_are_the_stores(device) -> None:
@@ -149,7 +149,7 @@ def test_the_owners_bounds_are_the_stores(device) -> None:
     database = open_database(device.folder)
     device.samples()
     work = Work(device.folder, replace(device.config, limits=limits), database)
-    assert work._counts(None).distinct == 10
+    assert work.conditions.count(None).distinct == 10
     database.close()
 
 

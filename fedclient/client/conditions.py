@@ -1,0 +1,278 @@
+"""Whether this is a good moment: what the machine says, what owner and gateway asked, what was spent.
+
+The policy is pure; this is its edge.  It keeps the history, and device time with it, and has them
+committed together with whatever the agent commits next (`save`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from math import inf
+from pathlib import Path
+
+from fedclient.config import Config
+from fedclient.device import schedule
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.journal import Journal
+from fedclient.errors import FedClientError, StorageDamaged
+from fedclient.samples.store import SampleStore
+from fedclient.scheduler.check import Now
+from fedclient.scheduler.history import ClockMark, Cost, History
+from fedclient.scheduler.policy import Decision, decide
+from fedclient.scheduler.probe import Probe
+from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.readings import Activity, Readings, SampleCounts
+from fedclient.storage import Database
+from fedclient.values import HeadVersion
+
+log = logging.getLogger(__name__)
+
+KEEPS_FETCHES_BACK = {
+    "supply",
+    "network",
+    "metered",
+    "traffic",
+    "disk",
+}  # gates: the others are about training
+LONGEST_SLEEP_S = 3600.0  # a clock may be set, and what was closed for two reasons be so for one
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doing:
+    """What the agent is about to judge: the head a job is, or would be, on; and the job."""
+
+    head: HeadVersion | None = None
+    trainer_pid: int | None = None
+    resuming: bool = False
+
+
+class DeviceClock:
+    """Device time from the boot clock: it only runs forward, over restarts and reboots."""
+
+    def __init__(self, mark: ClockMark | None, boot_id: str) -> None:
+        self._mark = mark
+        self._boot_id = boot_id
+        self._offset_s = 0.0
+        self._caught_up = mark is None or mark.boot_id == boot_id  # or the time off was added already
+        self._started = False
+
+    def elapsed_s(self, boot_s: float, unix_s: float | None) -> float:
+        """Return device time; `unix_s` is the wall clock where it is synchronised."""
+        if self._mark is not None and (not self._started or (unix_s is not None and not self._caught_up)):
+            found_s = self._mark.elapsed_at(self._boot_id, boot_s, unix_s)
+            self._offset_s = max(self._offset_s, found_s - boot_s)
+            self._caught_up = self._caught_up or unix_s is not None
+        self._started = True
+        return boot_s + self._offset_s
+
+
+class Conditions:
+    """The scheduler's edge in the agent; `fedclient why` uses it alone."""
+
+    def __init__(
+        self, folder: DeviceFolder, config: Config, database: Database, *, root: Path = Path("/")
+    ) -> None:
+        self._folder = folder
+        self._limits = config.limits
+        self._database = database
+        self._journal = Journal(database)
+        self.profile = UNKNOWN_BOARD
+        self.policy = config.policy
+        self._probe = Probe(folder.path, root=root, profile=self.profile, own_gate=self.policy.gate)
+        self._samples: SampleStore | None = None
+        self._boot_id = _boot_id()
+        self._history = History()
+        self._clock: DeviceClock | None = None
+        self._now = ClockMark(0.0, self._boot_id, 0.0, None)
+        self._saved = self._history
+        self._accounted_s: float | None = None  # boot time up to which a training was paid for
+        self._written_bytes = self._probe.usage(None).written_bytes
+        self._traffic_bytes = 0
+        self._job = Cost()  # of the job in hand, so far
+        self.readings = Readings()
+        self.decision: Decision | None = None
+        self.broker_is_local = False
+
+    def recall(self) -> DeviceClock:
+        """Take up what was saved last, once; before, the database may not have been checked."""
+        if self._clock is None:
+            self._history, mark = schedule.load(self._database)
+            self._saved, self._clock = self._history, DeviceClock(mark, self._boot_id)
+        return self._clock
+
+    # --- deciding -------------------------------------------------------------------------------------
+    def decide(self, doing: Doing, now_s: float) -> Decision:
+        """Read everything and judge; what this costs so far is accounted for first."""
+        decision = self._judge(doing, now_s)
+        if self.decision is None or decision.closed != self.decision.closed:
+            for gate in decision.gates:
+                if not gate.ok:
+                    log.info("not training: %s", gate.sentence)
+        self.decision, self._history = decision, decision.history
+        return decision
+
+    def held_back(self, now_s: float) -> str:
+        """Return why nothing large should be fetched or written now; empty when all is well."""
+        gates = self._judge(Doing(), now_s).gates
+        return "; ".join(gate.sentence for gate in gates if not gate.ok and gate.name in KEEPS_FETCHES_BACK)
+
+    def _judge(self, doing: Doing, now_s: float) -> Decision:
+        activity = Activity(
+            resuming=doing.resuming,
+            broker_is_local=self.broker_is_local,
+            samples=self.count(doing.head),
+        )
+        self.readings = self._probe.read(activity, now_s, doing.trainer_pid)
+        self._tick(now_s)
+        self._account(now_s, doing.trainer_pid)
+        now = Now(elapsed_s=self._now.elapsed_s, minute_of_week=_minute_of_week(self._now.unix_s))
+        return decide(self.readings, self.policy, self.profile, self._history, now)
+
+    def _tick(self, now_s: float) -> None:
+        unix_s = time.time() if self.readings.clock_synchronised.value else None
+        elapsed_s = self.recall().elapsed_s(now_s, unix_s)
+        self._now = ClockMark(max(elapsed_s, self._now.elapsed_s), self._boot_id, now_s, unix_s)
+
+    def count(self, version: HeadVersion | None) -> SampleCounts:
+        """Count what can be trained on: rows whose label this head knows."""
+        manifest = None if version is None else self._journal.manifest(version)
+        labels = () if manifest is None else manifest.labels
+        try:
+            store = self._store()
+            new = store.new_since(self._journal.counter("settled_sample"), labels)
+            return SampleCounts(new=new, distinct=store.distinct(labels))
+        except FedClientError as error:
+            log.warning("sample store: %s", error)
+            if self._samples is not None and isinstance(error, StorageDamaged):
+                self._samples.recheck()
+            return SampleCounts()
+
+    def recheck_samples(self) -> None:
+        """Read every page of the sample store: the agent's own questions may touch no bad one."""
+        try:
+            self._store().recheck()
+        except FedClientError as error:
+            log.warning("sample store: %s", error)
+
+    def _store(self) -> SampleStore:
+        """Open the store with the owner's bounds; it keeps them, so that apps obey them too."""
+        if self._samples is None:
+            self._samples = SampleStore(
+                self._folder.samples,
+                max_rows=self._limits.samples_max_rows,
+                max_bytes=self._limits.samples_max_mib << 20,
+            )
+        return self._samples
+
+    # --- what was spent ---------------------------------------------------------------------------------
+    def job_begins(self) -> None:
+        """Note that a new job was decided on: the spacing counts from here."""
+        self._job = Cost()
+        self._history = self._history.started(self._now.elapsed_s)
+
+    def trainer_starts(self, now_s: float) -> None:
+        """From now on somebody trains."""
+        self._accounted_s = now_s
+
+    def trainer_ended(self, now_s: float) -> None:
+        """Pay for what the trainer took since the last look."""
+        self._tick(now_s)
+        self._account(now_s, None)
+        self._accounted_s = None
+
+    def job_settled(self) -> None:
+        """Remember what the whole job took: the next one needs as much."""
+        self._history = replace(self._history, last_job=self._job)
+
+    def spent(self) -> dict[str, float]:
+        """Return what was spent in the last 24 hours, by the names of `Cost`."""
+        return asdict(self._history.spent_at(self._now.elapsed_s))
+
+    def count_traffic(self, total_bytes: int) -> None:
+        """Add what a link has sent and received since the last call; a new link counts from 0."""
+        since = total_bytes - self._traffic_bytes if total_bytes >= self._traffic_bytes else total_bytes
+        self._traffic_bytes = total_bytes
+        self._spend(Cost(traffic_bytes=since))
+
+    def _account(self, now_s: float, trainer_pid: int | None) -> None:
+        written = self._probe.usage(trainer_pid).written_bytes
+        flash = max(0.0, written - self._written_bytes)
+        self._written_bytes = max(written, self._written_bytes)
+        trained_s = 0.0
+        if self._accounted_s is not None:
+            trained_s, self._accounted_s = max(0.0, now_s - self._accounted_s), now_s
+        watts = self.readings.power_w.value or self.profile.training_w or 0.0
+        self._spend(Cost(training_s=trained_s, energy_j=watts * trained_s, flash_bytes=flash))
+
+    def _spend(self, cost: Cost) -> None:
+        if cost != Cost():
+            self._job += cost
+            self._history = self._history.spend(cost, self._now.elapsed_s)
+
+    # --- what owner and gateway ask ---------------------------------------------------------------------
+    def pause(self, who: str, seconds: float, now_s: float) -> None:
+        """Hold training back for `seconds` (0: until resumed); `who` is "owner" or "gateway"."""
+        self._tick(now_s)
+        until_s = self._now.elapsed_s + seconds if seconds else inf
+        self._history = self._history.held(who, until_s)
+
+    def resume(self, who: str) -> None:
+        """Take back `who`'s own pause; the other's holds."""
+        self._history = self._history.held(who, None)
+
+    def wait_for_pace(self, delay_s: float, now_s: float) -> None:
+        """Begin no job for `delay_s`, as the gateway asked (pace steering)."""
+        self._tick(now_s)
+        self._history = replace(self._history, pace_s=self._now.elapsed_s + delay_s)
+
+    # --- memory -------------------------------------------------------------------------------------------
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything that a power cut would take away."""
+        return self._history.as_record() != self._saved.as_record()
+
+    def save(self) -> None:
+        """Save what changed; inside the caller's transaction."""
+        if self.changed:
+            schedule.save(self._database, self._history, self._now)
+            self._saved = self._history
+
+    def sleep_s(self) -> float:
+        """Return how long nothing will change by itself: at least the owner's pace of looking."""
+        poll_s = float(self.policy.poll_s)
+        next_s = None if self.decision is None else self.decision.next_s
+        if next_s is None or self.decision is None:
+            return poll_s
+        return max(poll_s, min(next_s - self.decision.at_s, LONGEST_SLEEP_S))
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a broker's host is this machine, by its name or address alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") in {"localhost", "ip6-localhost", "ip6-loopback"}
+
+
+def closed_sentences(decision: Decision | None) -> Sequence[str]:
+    """Return what the closed gates say."""
+    return [] if decision is None else [gate.sentence for gate in decision.gates if not gate.ok]
+
+
+def _minute_of_week(unix_s: float | None) -> int | None:
+    if unix_s is None:
+        return None
+    local = time.localtime(unix_s)
+    return (local.tm_wday * 24 + local.tm_hour) * 60 + local.tm_min
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""  # equal to no other boot's: intervals begin with this one
