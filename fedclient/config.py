@@ -156,9 +156,13 @@ class GatewaySettings:
     max_pending_updates: int = key(100_000, "updates stored and not yet published", 2, 10**8)
     answers_per_device_per_minute: int = key(60, "receipts for one device", 1, 10**6)
     answers_per_second: int = key(2000, "receipts for all devices", 1, 10**6)
+    pace_min_s: int = key(0, "shortest rest of a device between two jobs", 0, limits.MAX_RETRY_WINDOW_S)
+    pace_max_s: int = key(0, "longest; each draws its own rest; 0: none", 0, limits.MAX_RETRY_WINDOW_S)
 
     def contradiction(self) -> str:
         """Say which bound excludes another."""
+        if self.pace_min_s > self.pace_max_s:
+            return "pace_min_s is above pace_max_s"
         return "min_devices is above cohort" if self.min_devices > self.cohort else ""
 
 

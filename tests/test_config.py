@@ -173,6 +173,11 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(tmp_path: Path, text: str
         ("[privacy]\nallowed_models = ['ab']", "[privacy] allowed_models: 'ab' is not 64 lower-case hex"),
         ("[gateway]\nmin_devices = 1", "[gateway] min_devices is 1, but must be a whole number from 2"),
         ("[gateway]\ncohort = 2", "[gateway] min_devices is above cohort"),
+        ("[gateway]\npace_min_s = 60", "[gateway] pace_min_s is above pace_max_s"),
+        (
+            "[gateway]\npace_max_s = 604801",
+            "[gateway] pace_max_s is 604801, but must be a whole number from 0",
+        ),
         ("[broker]\ncert_file = 'c.pem'", "[broker] cert_file and key_file go together"),
         ("[broker]\npassword_file = 'p'", "[broker] password_file needs a username"),
         ("[broker]\ntls = 'off'\nca_file = 'c.pem'", "[broker] ca_file and cert_file mean nothing with"),

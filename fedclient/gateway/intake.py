@@ -174,7 +174,9 @@ class _Answer:
         self, counter: int, status: ReceiptStatus, reason: Reason = Reason.NONE, last_counter: int = 0
     ) -> bytes:
         """Sign an answer that settles nothing here."""
-        window = RETRY_WINDOW_S if status is ReceiptStatus.DEFER else (0, 0)
+        settings = self.desk.settings
+        pace = settings.pace_min_s, settings.pace_max_s  # the device is to rest before its next job
+        window = RETRY_WINDOW_S if status is ReceiptStatus.DEFER else pace
         receipt = Receipt(
             counter=counter,
             envelope_hash=self.digest,

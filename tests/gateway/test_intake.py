@@ -7,12 +7,12 @@ import pytest
 
 from fedclient.crypto import keys
 from fedclient.gateway import releases
-from fedclient.gateway.intake import Mail
+from fedclient.gateway.intake import RETRY_WINDOW_S, Mail
 from fedclient.gateway.roster import Standing
 from fedclient.limits import COUNTER_MAX, MAX_UPDATE_BYTES
 from fedclient.uplink import DeviceUplink, envelope_hash
 from fedclient.values import HeadVersion, MessageType, Reason, ReceiptStatus, Update
-from tests.gateway.harness import FEDERATION, PLAN, Device, Farm, body, content
+from tests.gateway.harness import FEDERATION, PLAN, SETTINGS, Device, Farm, body, content
 
 UNOPENABLE = (ReceiptStatus.REFUSED, Reason.UNOPENABLE, 0)
 
@@ -313,6 +313,34 @@ def test_rule_4_3_refused_for_what_it_claims(farm, fields, reason):
     assert answer(farm, device, device.update(**fields)) == (ReceiptStatus.REFUSED, reason, 1)
     assert farm.store.ledger() == []
     assert answer(farm, device, device.update()) == (ReceiptStatus.COUNTED, Reason.NONE, 2)
+
+
+def test_rule_4_3_a_settled_receipt_carries_the_pace_and_keeps_it(tmp_path):
+    paced = replace(SETTINGS, pace_min_s=60, pace_max_s=600)
+    farm = Farm(tmp_path / "gateway", paced)
+    counted, refused, stranger = farm.devices(3)
+    good, bad = counted.update(), refused.update(body=b"\x07")
+    deferred = stranger.update(base=replace(stranger.base(), head_version=HeadVersion(1, 9)))
+    farm.settle(counted, refused, stranger)
+    assert counted.receipt_for(good).status is ReceiptStatus.COUNTED
+    assert counted.receipt_for(good).retry_window_s == (60, 600)
+    assert refused.receipt_for(bad).reason is Reason.SHAPE
+    assert refused.receipt_for(bad).retry_window_s == (60, 600)
+    assert stranger.receipt_for(deferred).status is ReceiptStatus.DEFER
+    assert stranger.receipt_for(deferred).retry_window_s == RETRY_WINDOW_S
+    enrolment = stranger.enrol(farm.token())
+    farm.settle(stranger)
+    assert stranger.receipt_for(enrolment).retry_window_s == (0, 0), "who is new need not rest"
+
+    farm.settings = SETTINGS  # the owner changes his mind: what was answered is answered the same
+    farm.restart()
+    first = list(counted.raw)
+    counted.send(good)
+    later = counted.update()
+    farm.settle(counted)
+    assert set(counted.raw[len(first) :]) >= set(first)
+    assert counted.receipt_for(good).retry_window_s == (60, 600)
+    assert counted.receipt_for(later).retry_window_s == (0, 0)
 
 
 def test_rule_7_revocation_is_checked_on_arrival(farm):

@@ -338,6 +338,25 @@ def test_other_topics_are_ignored(farm):
     assert farm.gateway._online
 
 
+def test_rule_8_what_devices_say_of_being_online_is_input_to_nothing(farm, caplog):
+    (device,) = farm.devices(1)
+    topic = TOPICS.online(device.id)
+    heard = []
+    original = farm.gateway._received
+    farm.gateway._received = lambda event: (heard.append(event.topic), original(event))
+    for said in (b"online", b"offline", b"", b"garbage", bytes(100_000)):
+        device.transport.publish(topic, said, retain=True)
+    farm.broker.stop()
+    farm.broker.start()
+    device.transport.connect(0.0)
+    device.transport.publish(topic, b"online", retain=True)
+    farm.run(120)
+    assert topic not in heard
+    assert farm.gateway._online
+    assert (device.receipts, farm.store.alarms(), farm.store.roster.statuses()) == ([], [], {})
+    assert "ALARM" not in caplog.text
+
+
 def test_duplicates_in_one_batch_are_one_update(tmp_path):
     farm = Farm(tmp_path / "gateway")
     farm.broker._duplicate = 1.0

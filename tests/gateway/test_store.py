@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from fedclient.errors import AlreadyRunning, StorageError
-from fedclient.gateway.store import CountedUpdate, Release, Store, sole_owner
-from fedclient.values import Base, Broker, HeadVersion
+from fedclient.gateway.store import _MIGRATIONS, DATABASE_NAME, CountedUpdate, Release, Store, sole_owner
+from fedclient.storage import Database
+from fedclient.values import Base, Broker, CommandKind, HeadVersion
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ def test_a_federation_is_founded_once(store, tmp_path):
     assert store.federation() == ("farm", Broker(host="h", port=1, tls=True))
     with pytest.raises(StorageError, match="another folder"), store.transaction():
         store.found("barn", Broker(host="h", port=1))
+
+
+def test_a_database_without_commands_is_brought_up_to_date(tmp_path):
+    old = Database.open(tmp_path / DATABASE_NAME, migrations=_MIGRATIONS[:1])
+    with old.transaction():
+        old.execute("INSERT INTO gateway (one, federation, host, port, tls) VALUES (1, 'farm', 'h', 1, 0)")
+    assert old.one("PRAGMA user_version") == (1,)
+    old.close()
+    store = Store(tmp_path)
+    assert store.federation() == ("farm", Broker(host="h", port=1))
+    with store.transaction():
+        sequence = store.commands.give(["a" * 16], CommandKind.PAUSE, 0, 7.0)
+    assert store.commands.newest() == sequence == 7
+    store.close()
+    with pytest.raises(StorageError, match="newer"):
+        Database.open(tmp_path / DATABASE_NAME, migrations=_MIGRATIONS[:1])
 
 
 def test_an_empty_database_says_what_to_do(tmp_path):
