@@ -215,7 +215,7 @@ def _fits(declared: Key, found: object) -> bool:
     """Tell whether type and range fit; TOML's booleans are no numbers."""
     expected = declared.expected
     if declared.kind == "tuple[str, ...]":
-        texts = isinstance(found, list) and all(isinstance(one, str) for one in found)
+        texts = isinstance(found, list) and all(isinstance(one, str) and one for one in found)
         return texts and (not expected or set(found) <= set(expected))  # type: ignore[call-overload]
     types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "Path": (str,)}
     if type(found) not in types[declared.kind] or found == "":

@@ -188,6 +188,7 @@ def test_what_fits(kind: str, expected: tuple[object, ...], found: object, value
         ("tuple[str, ...]", (), "x"),
         ("tuple[str, ...]", (), ["x", 1]),
         ("tuple[str, ...]", (), [["x"]]),
+        ("tuple[str, ...]", (), ["x", ""]),
         ("tuple[str, ...]", ("a", "b"), ["a", "c"]),
         ("bool", (), None),
         ("bool", (), {}),

@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+EVIDENCE = ("board", "emulation", "documents")  # what a profile was tried on, best first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Match:
+    """What a board says of itself; `boards.detect` tells which rule wins."""
+
+    compatible: tuple[str, ...] = ()  # entries of the device tree's list
+    model: tuple[str, ...] = ()  # what the model's name begins with; a revision may follow
+    machine: str | None = None  # of generic profiles: any machine of this kind
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Profile:
@@ -12,6 +23,9 @@ class Profile:
 
     name: str  # of its folder
     title: str
+    evidence: str = "documents"  # one of EVIDENCE
+    match: Match = field(default_factory=Match)
+    sensors: Mapping[str, str] = field(default_factory=dict)  # reading -> where this board tells it
     missing: Mapping[str, str] = field(default_factory=dict)  # reading -> why this board cannot tell it
     zones: tuple[str, ...] = ()  # types of the thermal zones that count; none: all but `skip_zones`
     skip_zones: tuple[str, ...] = ()  # constant, or of parts that training does not warm
