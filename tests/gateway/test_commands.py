@@ -79,9 +79,10 @@ def test_a_resume_waits_for_its_device_however_long(farm, one):
     assert one in wanted(NOW_S + 10**9), "never heard of since"
     heard(farm, one, NOW_S + HEARD_S)
     assert one in wanted(NOW_S + 10**9), "too early: that may have crossed it"
-    heard(farm, one, NOW_S + HEARD_S + 1, gates=("power", "paused", "load"), sequence=2)
-    assert one in wanted(NOW_S + 10**9), "it has not heard: it is still paused"
-    heard(farm, one, NOW_S + HEARD_S + 2, gates=("power", "unpaused"), sequence=3)
+    for sequence, gates in enumerate((("paused",), ("power", "paused", "load")), start=2):
+        heard(farm, one, NOW_S + HEARD_S + 1, gates, sequence)
+        assert one in wanted(NOW_S + 10**9), "it has not heard: it is still paused"
+    heard(farm, one, NOW_S + HEARD_S + 2, ("power", "unpaused"), sequence=4)
     assert wanted(NOW_S + 10**9) == {}
     assert give(farm, [one], PAUSE, at_s=0) == NOW_S + 1, "the sequence outlives it"
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 
+import pytest
+
 from fedclient.downlink import DeviceDownlink
 from fedclient.gateway import releases
 from fedclient.gateway import shelf as shelf_module
@@ -209,17 +211,18 @@ def test_what_a_revoked_device_said_of_itself_is_cleared(farm):
     assert topic not in farm.store.retained()
 
 
-def test_a_topic_that_is_needed_again_while_it_is_cleared_stays_ours(farm):
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_a_topic_that_is_needed_again_while_it_is_cleared_stays_ours(farm, acknowledged):
     (device,) = farm.devices(1)
     give(farm, [device], seconds=1)
     farm.run(POLL_S)
     farm.unix_s += 5
-    transport = farm.gateway._transport
     farm.now_s += REVIEW_S
     farm.gateway.service((), farm.now_s)  # the clearing is on its way, its PUBACK not back
     assert ordered(farm) == {}
     sequence = give(farm, [device])
-    farm.gateway._shelf.publish(transport, farm.now_s)
+    if not acknowledged:
+        farm.gateway._shelf.publish(farm.gateway._transport, farm.now_s)
     farm.run(2)
     assert ordered(farm)[device.id].sequence == sequence
     assert TOPICS.command(device.id) in farm.store.retained()
