@@ -67,6 +67,12 @@ VERBS: Final = {
     "gateway": Verb(
         "fedclient.cli.gateway", "the other end: invite devices, publish heads", settings=True, device=False
     ),
+    "boards": Verb(
+        "fedclient.cli.boards",
+        "known boards; which one this is, and what it can read",
+        settings=False,
+        device=False,
+    ),
     "service": Verb(
         "fedclient.cli.service", "the systemd units: install or remove them", settings=False, device=False
     ),

@@ -62,6 +62,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
         "model check": (device, [head]),
         "gateway devices": (gateway, []),
         "gateway rounds": (gateway, []),
+        "boards": (device, []),
+        "boards detect": (device, []),
     }
 
 
