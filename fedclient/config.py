@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from fedclient import limits, storage, tomlfile
 from fedclient.errors import ConfigError
-from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler.probe_settings import PowerSettings
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.schedule import Policy
 from fedclient.tomlfile import Key, TomlFile, key

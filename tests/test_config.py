@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fedclient import config, tomlfile
 from fedclient.config import SECTIONS, Config, TrainerSettings, load, template
 from fedclient.errors import ConfigError
-from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler.probe_settings import PowerSettings
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.schedule import Policy
 from fedclient.values import Broker

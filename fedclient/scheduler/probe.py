@@ -1,41 +1,40 @@
-"""Measure what the policy asks about; whatever cannot be measured is None.
+"""Measure what the policy asks about: each reading is a value with its source, or None with a reason.
 
-The processor load is the share of busy time between two reads: nothing blocks or samples in
-the background.  Where there is no useful earlier read (the first one, or one long ago) the
-load average of the last minute stands in, except during training, which it would count in.
+A family of sensors is one file `probe_*.py`: a function, or a small class where something is kept
+between two reads.  To add one: write it there, and call it in `Probe.read`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import psutil
-
-from fedclient.scheduler.power import PowerSettings
+from fedclient.scheduler import (
+    probe_board,
+    probe_clock,
+    probe_jetson,
+    probe_load,
+    probe_network,
+    probe_session,
+    probe_space,
+)
+from fedclient.scheduler.probe_board import Identity
+from fedclient.scheduler.probe_command import Commands
+from fedclient.scheduler.probe_files import Tree
+from fedclient.scheduler.probe_gate import OwnGate
+from fedclient.scheduler.probe_jetson import Rails
+from fedclient.scheduler.probe_load import Load
+from fedclient.scheduler.probe_power import Power
+from fedclient.scheduler.probe_settings import PowerSettings
+from fedclient.scheduler.probe_thermal import Thermal
+from fedclient.scheduler.probe_throttle import Frequency, Supply
+from fedclient.scheduler.probe_usage import Usage, private_mib, usage
 from fedclient.scheduler.profile import Profile
-from fedclient.scheduler.readings import Activity, Reading, Readings, unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-MIN_WINDOW_S = 1.0  # two cores give 200 ticks in it: finer is noise
-MAX_WINDOW_S = 300.0  # a mean over more than this says little about now
-MIB = 1 << 20
-T = TypeVar("T")
-
-
-class _Cpu(NamedTuple):
-    """Seconds since boot, over all cores; `trainer_s` is of this process's children, alive and reaped."""
-
-    busy_s: float
-    total_s: float
-    trainer_s: float
+from fedclient.scheduler.readings import Activity, Readings
 
 
 class Probe:
-    """Reads this machine; keep one, since load is what happened since the last read."""
+    """Reads this machine, or the tree below `root`; keep one, since some readings need an earlier one."""
 
     def __init__(
         self,
@@ -47,102 +46,61 @@ class Probe:
         own_gate: str | None = None,
     ) -> None:
         self._state_folder = state_folder
-        self._power_supply = root / "sys/class/power_supply"
-        self._process = psutil.Process()
-        self._cores = psutil.cpu_count() or 1
-        self._before: _Cpu | None = None
-        self._load: tuple[float, float] | None = None  # of the last window: all, and the trainer's share
-        self._before = _known(lambda: self._cpu(None))
+        self._tree = tree = Tree(root)
+        self._commands = commands = Commands(tree)
+        self.identity: Identity = probe_board.identify(tree)
+        self._power = Power(tree, commands, power)
+        self._supply = Supply(tree, commands, self.identity)
+        self._frequency = Frequency(tree)
+        self._thermal = Thermal(tree, profile)
+        self._load = Load(tree)
+        self._rails = Rails(tree, profile)
+        self._own_gate = OwnGate(own_gate)
 
     def read(self, activity: Activity, now_s: float, trainer_pid: int | None = None) -> Readings:
-        """Measure now; `trainer_pid` is the child that trains, if one does."""
-        has_battery, charging, battery_percent = self._power()
-        cpu = self._cpu_percent(trainer_pid)
-        memory = _known(lambda: psutil.virtual_memory().available / MIB)
-        disk = _known(lambda: psutil.disk_usage(str(self._state_folder)).free / MIB)
-        power = None if has_battery is None else "battery" if has_battery else "mains"
-        return Readings(
-            power=Reading(power, "power_supply"),
-            charging=Reading(charging, "power_supply"),
-            battery_percent=Reading(battery_percent, "power_supply"),
-            cpu_percent=unknown("no window yet") if cpu is None else Reading(cpu[0], "psutil"),
-            free_memory_mib=Reading(memory, "psutil"),
-            free_disk_mib=Reading(disk, "psutil"),
-            activity=replace(
-                activity,
-                training=trainer_pid is not None,
-                trainer_cpu_percent=0.0 if cpu is None else cpu[1],
-                trainer_memory_mib=_private_mib(trainer_pid),
-            ),
+        """Measure at `now_s`, any clock that only runs forward; `trainer_pid` is the child that trains."""
+        tree, commands, training = self._tree, self._commands, trainer_pid is not None
+        commands.at(now_s, training=training)
+        power, charging, battery_percent = self._power.read(now_s, loaded=training)
+        temp_c, trip_temp_c = self._thermal.read()
+        cpu_percent, trainer_percent = self._load.read(trainer_pid)
+        network, metered = probe_network.read(tree, commands)
+        graphical_session, input_idle_s = probe_session.read(tree, commands)
+        found = Readings(
+            power=power,
+            charging=charging,
+            battery_percent=battery_percent,
+            under_voltage=self._supply.under_voltage(),
+            throttled=self._supply.throttled(),
+            cpu_cap_percent=self._frequency.read(),
+            temp_c=temp_c,
+            trip_temp_c=trip_temp_c,
+            cpu_percent=cpu_percent,
+            psi_cpu_percent=probe_load.pressure(tree),
+            free_memory_mib=probe_space.memory(tree),
+            free_disk_mib=probe_space.disk(self._state_folder),
+            network=network,
+            metered=metered,
+            clock_synchronised=probe_clock.read(tree, commands),
+            graphical_session=graphical_session,
+            input_idle_s=input_idle_s,
+            power_mode=probe_jetson.power_mode(tree),
+            power_w=self._rails.read(),
+            activity=_activity(activity, trainer_pid, trainer_percent),
         )
+        return replace(found, own_gate=self._own_gate.read(found.as_dict(), now_s))
 
-    def _power(self) -> tuple[bool | None, bool | None, float | None]:
-        """Return (has battery, charging, percent).
-
-        psutil says None for "no battery" and for "a battery that does not tell": the names tell
-        these apart, by psutil's own rule.
-        """
-        try:
-            names = [entry.name for entry in self._power_supply.iterdir()]
-        except FileNotFoundError:  # a kernel without such hardware; but without /sys, who knows
-            return (False if self._power_supply.parent.is_dir() else None), None, None
-        except OSError:
-            return None, None, None
-        if not any(name.startswith("BAT") or "battery" in name.lower() for name in names):
-            return False, None, None
-        battery = _known(psutil.sensors_battery)
-        return (True, None, None) if battery is None else (True, battery.power_plugged, battery.percent)
-
-    def _cpu_percent(self, trainer_pid: int | None) -> tuple[float, float] | None:
-        """Return the share of all cores in percent that was busy, and that the trainer used."""
-        before, now = self._before, _known(lambda: self._cpu(trainer_pid))
-        if now is None:
-            return None
-        window_s = 0.0 if before is None else (now.total_s - before.total_s) / self._cores
-        if before is not None and window_s >= MIN_WINDOW_S:
-            self._before = now
-            if window_s <= MAX_WINDOW_S or trainer_pid is not None:
-                self._load = _percent(before, now)
-                return self._load
-            self._load = None
-        if self._load is None and trainer_pid is None:
-            average = _known(lambda: psutil.getloadavg()[0])
-            return None if average is None else (min(100.0, 100.0 * average / self._cores), 0.0)
-        return self._load
-
-    def _cpu(self, trainer_pid: int | None) -> _Cpu:
-        """Read the counters.  A trainer's time moves to its parent's `children_*` when it is reaped."""
-        times = psutil.cpu_times()
-        guest_s = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user, too
-        total_s = sum(times) - guest_s
-        ours = self._process.cpu_times()
-        trainer_s: float = ours.children_user + ours.children_system
-        if trainer_pid is not None:
-            trainer = _known(lambda: psutil.Process(trainer_pid).cpu_times())
-            trainer_s += 0.0 if trainer is None else trainer.user + trainer.system
-        idle_s = times.idle + getattr(times, "iowait", 0.0)
-        return _Cpu(busy_s=total_s - idle_s, total_s=total_s, trainer_s=trainer_s)
+    def usage(self, trainer_pid: int | None = None) -> Usage:
+        """Return what fedclient itself has taken since this process started."""
+        return usage(trainer_pid)
 
 
-def _percent(before: _Cpu, now: _Cpu) -> tuple[float, float]:
-    """Clamp both: the kernel's counters are not read at one instant, and iowait may run backwards."""
-    elapsed_s = now.total_s - before.total_s
-    busy = 100.0 * (now.busy_s - before.busy_s) / elapsed_s
-    trainer = 100.0 * (now.trainer_s - before.trainer_s) / elapsed_s
-    return min(100.0, max(0.0, busy)), min(100.0, max(0.0, trainer))
-
-
-def _private_mib(pid: int | None) -> float:
-    """Return what the end of process `pid` would free, 0 when there is none."""
-    if pid is None:
-        return 0.0
-    memory = _known(lambda: psutil.Process(pid).memory_info())
-    return 0.0 if memory is None else max(0.0, (memory.rss - memory.shared) / MIB)
-
-
-def _known(measure: Callable[[], T]) -> T | None:
-    """Return the measurement, or None where this machine does not give it."""
-    try:
-        return measure()
-    except (psutil.Error, OSError, RuntimeError, ValueError, AttributeError):
-        return None
+def _activity(activity: Activity, trainer_pid: int | None, trainer_percent: float) -> Activity:
+    """Fill in what is measured of the trainer."""
+    memory_mib = 0.0 if trainer_pid is None else private_mib(trainer_pid)
+    return replace(
+        activity,
+        training=trainer_pid is not None,
+        trainer_cpu_percent=trainer_percent,
+        trainer_memory_mib=memory_mib or 0.0,
+    )
