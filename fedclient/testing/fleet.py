@@ -46,6 +46,7 @@ from fedclient.transport.base import Connected, Delivered, Disconnected, Transpo
 from fedclient.transport.mqtt import MqttTransport
 from fedclient.transport.settings import MqttSettings
 from fedclient.values import Broker, Plan
+from fedclient.wire.topics import Topics
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -161,19 +162,20 @@ class Fleet:
     ) -> None:
         """Set the gateway up; nothing runs yet."""
         self.root = root
+        self._federation = federation
         self._broker = broker
         # Whoever names a broker for this has said that no TLS is needed; lost answers are asked for soon.
         link = BrokerSettings(allow_plaintext=True, retry_min_s=1.0, retry_max_s=5.0)
-        self._device_settings = _toml(
+        self._device_settings = as_toml(
             broker=link, schedule=setup.EAGER, trainer=TrainerSettings(nice=0, idle=False)
         )
-        self.policy = ", ".join(_toml(schedule=setup.EAGER).splitlines()[1:])  # of all devices, to be shown
+        self.policy = ", ".join(as_toml(schedule=setup.EAGER).splitlines()[1:])  # of all devices, to be shown
         root.mkdir(parents=True, exist_ok=True)
         state = root / "gateway"
         found(state, federation, broker)
         self._desk = open_desk(state, gateway)
         self.devices: list[Device] = []
-        settings = _toml(broker=link, gateway=gateway)
+        settings = as_toml(broker=link, gateway=gateway)
         self.gateway = self._process("gateway", settings, "gateway", "run")
 
     def __enter__(self) -> Self:
@@ -254,10 +256,12 @@ class Fleet:
         )
 
     def clear_broker(self) -> None:
-        """Kill the gateway, and take away what it left on the broker: for one that others use too."""
-        self.gateway.kill()
+        """Kill everything, and take away what it left on the broker: for one that others use too."""
+        for process in self.processes():
+            process.kill()
         settings = MqttSettings(broker=self._broker, client_id=f"fleet-{os.getpid()}", allow_plaintext=True)
-        sweeper = _Sweeper(MqttTransport(settings), sorted(self._desk.store.retained()))
+        left = [Topics(self._federation).online(device.id) for device in self.devices]
+        sweeper = _Sweeper(MqttTransport(settings), sorted({*self._desk.store.retained(), *left}))
         daemon.run(sweeper, lambda: sweeper.done)
 
     def _stop(self, devices: Iterable[Device]) -> None:
@@ -307,8 +311,8 @@ class _Sweeper:
         self._transport.close()
 
 
-def _toml(**sections: Section) -> str:
-    """Write what differs from the defaults as a config file."""
+def as_toml(**sections: Section) -> str:
+    """Write what differs from the defaults as a config file: `as_toml(schedule=EAGER)`."""
     lines = []
     for name, section in sections.items():
         usual = asdict(SECTIONS[name])

@@ -29,6 +29,15 @@ min_battery_percent = false
 max_cpu_percent = false
 min_free_memory_mib = false
 min_free_disk_mib = false
+pause_on_under_voltage = false
+pause_on_throttling = false
+pause_temp_c = false
+max_pressure_percent = false
+min_input_idle_s = false
+networks = []
+allow_metered = true
+min_spacing_s = 0
+daily_training_s = false
 dwell_s = 0
 poll_s = 1
 [trainer]

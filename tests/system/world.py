@@ -44,13 +44,7 @@ CONFIG = """
 retry_min_s = 0.2
 retry_max_s = 2.0
 {broker}
-[schedule]
-max_cpu_percent = false
-min_free_memory_mib = false
-min_battery_percent = false
-min_free_disk_mib = false
-dwell_s = 0
-poll_s = 1
+{eager}
 {more}
 [trainer]
 nice = 0
@@ -65,6 +59,9 @@ cohort = {cohort}
 min_devices = 3
 answers_per_device_per_minute = 100000
 """
+
+
+EAGER = fleet.as_toml(schedule=setup.EAGER)
 
 
 class Process(fleet.Process):
@@ -130,7 +127,7 @@ class Device:
         self.agent = Process(name, arguments, path / f"{name}.log")
 
     def configure(self, more: str = "", broker: str = "") -> None:
-        self.config.write_text(CONFIG.format(more=more, broker=broker))
+        self.config.write_text(CONFIG.format(eager=EAGER, more=more, broker=broker))
 
     @property
     def id(self) -> str:
