@@ -1,7 +1,7 @@
-"""All boards x all gates of the machine: what is open on the capture as it is, and what closes when a file changes.
+"""All boards x all gates of the machine: what the capture closes as it is, and when one thing changes.
 
-Every scenario runs on every board.  `CLOSED` is what it closes; `ELSEWHERE` names the boards on which it
-closes something else, since they cannot tell, or can.
+Every scenario runs on every board: what it closes, and the boards on which it closes something else,
+since they cannot tell it, or can.
 """
 
 from __future__ import annotations
@@ -141,29 +141,36 @@ def seated_and_busy(root: Path) -> None:
     put(root, "commands/busctl-idle", "b false\nt 1000000000\n")
 
 
-NOTHING: set[str] = set()
+NOTHING: frozenset[str] = frozenset()
+Closed = frozenset[str]
+
+
+def on(boards_: set[str], *gates: str) -> dict[str, Closed]:
+    """Say what closes on these boards."""
+    return {board: frozenset(gates) for board in boards_}
+
+
 # name: (what changes, what it closes, where it closes something else)
-SCENARIOS: dict[str, tuple[Callable[[Path], None], set[str], dict[str, set[str]]]] = {
+SCENARIOS: dict[str, tuple[Callable[[Path], None], set[str] | Closed, dict[str, Closed]]] = {
     "as it is": (lambda _: None, NOTHING, {}),
     "hot": (hot, {"temperature"}, {}),
     "warm": (warm, NOTHING, {}),
-    "between": (between, {"temperature"}, dict.fromkeys(JETSONS, NOTHING)),
+    "between": (between, {"temperature"}, on(JETSONS)),
     "near a trip point": (
         trip,
         {"temperature"},
-        dict.fromkeys(JETSONS - {"jetson-xavier-nx"}, NOTHING),
+        on(JETSONS - {"jetson-xavier-nx"}),
     ),
     "another zone is hot": (other_zone, NOTHING, {}),
-    "no temperature": (no_heat, {"temperature"}, dict.fromkeys(GENERICS, NOTHING)),
+    "no temperature": (no_heat, {"temperature"}, on(GENERICS)),
     "a dead zone": (one_dead_zone, NOTHING, {}),
     # The Zero's alarm is there and means nothing; other boards have none.
-    "under-voltage": (under_voltage, NOTHING, dict.fromkeys(PIS - {ZERO}, {"supply"})),
-    # The kernel's alarm comes first; bit 0 is of the same thing.
-    "throttled": (firmware("0x4"), NOTHING, dict.fromkeys(PIS, {"throttling"})),
-    "frequency capped": (firmware("0x2"), NOTHING, dict.fromkeys(PIS, {"throttling"})),
-    "soft limit": (firmware("0x8"), NOTHING, dict.fromkeys(PIS, {"throttling"})),
+    "under-voltage": (under_voltage, NOTHING, on(PIS - {ZERO}, "supply")),
+    "throttled": (firmware("0x4"), NOTHING, on(PIS, "throttling")),
+    "frequency capped": (firmware("0x2"), NOTHING, on(PIS, "throttling")),
+    "soft limit": (firmware("0x8"), NOTHING, on(PIS, "throttling")),
     "throttled some time ago": (firmware("0x50000"), NOTHING, {}),
-    "no vcgencmd": (no_vcgencmd, NOTHING, dict.fromkeys(PIS, {"throttling"})),
+    "no vcgencmd": (no_vcgencmd, NOTHING, on(PIS, "throttling")),
     "unplugged, battery low": (battery("Discharging", "30"), {"power"}, {}),
     "unplugged, battery full": (battery("Discharging", "95"), NOTHING, {}),
     "charging": (battery("Charging", "30"), NOTHING, {}),
@@ -182,7 +189,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], set[str], dict[str, set[str]]
         {},
     ),
     "little memory": (
-        loads("proc/meminfo", "MemTotal: 400000 kB\nMemAvailable:   51200 kB\n"),
+        loads("proc/meminfo", "MemAvailable:   51200 kB\n"),
         {"memory"},
         {},
     ),
