@@ -6,6 +6,7 @@
     codec    time and size of packing and unpacking
     gateway  updates per second
     wisdm    accuracy of a federation of 36 people (needs ../shared)
+    eligibility  an eligibility decision: all probes, all gates
 
 Standard output has one JSON object: {"setting": ..., PART: ..., "targets": [{name, value, target, met}]}.
 Figures are of this machine as it is: look at `setting.load` before you believe a time.
@@ -78,6 +79,12 @@ TARGETS = (
         1000,
         at_least=True,
     ),
+    Target("eligibility decision, ms", ("eligibility", "this_machine", "both_ms", "median"), 2),
+    Target(
+        "eligibility decision on a Pi 5's files, ms",
+        ("eligibility", "raspberry_pi_5", "both_ms", "median"),
+        2,
+    ),
     Target("WISDM accuracy, people not seen", ("wisdm", "accuracy", "mean"), 0.72, at_least=True),
 )
 
@@ -123,6 +130,12 @@ def wisdm(options: argparse.Namespace) -> Results | None:
     return part.measure(options.wisdm_folds, options.wisdm_rounds)
 
 
+def eligibility(options: argparse.Namespace) -> Results:
+    import eligibility as part  # noqa: PLC0415 - ditto
+
+    return part.measure(options.looks)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "idle": idle,
     "round": round_,
@@ -130,6 +143,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "codec": codec,
     "gateway": gateway,
     "wisdm": wisdm,
+    "eligibility": eligibility,
 }
 
 
@@ -167,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--updates", type=int, default=4000, metavar="N", help="updates for the gateway (4000)"
     )
+    parser.add_argument("--looks", type=int, default=1000, metavar="N", help="decisions to time (1000)")
     parser.add_argument("--wisdm-folds", type=int, default=5, metavar="N")
     parser.add_argument("--wisdm-rounds", type=int, default=40, metavar="N")
     options = parser.parse_args()
