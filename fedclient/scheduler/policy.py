@@ -28,6 +28,8 @@ from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Readings
 from fedclient.scheduler.schedule import Policy
 
+LONGEST_SLEEP_S = 3600.0  # a clock may be set, and what was closed for two reasons be so for one
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
@@ -85,6 +87,13 @@ def decide(readings: Readings, policy: Policy, profile: Profile, history: Histor
         history=replace(history, eligible=eligible, lost_s=lost_s, since=since),
         at_s=now.elapsed_s,
     )
+
+
+def sleep_s(decision: Decision, poll_s: float) -> float:
+    """Return how long to wait with the next question: as long as nothing opens by itself, with a bound."""
+    if decision.next_s is None:
+        return poll_s
+    return max(poll_s, min(decision.next_s - decision.at_s, LONGEST_SLEEP_S))
 
 
 def _judge(check: Check, asked: Asked) -> Gate:
