@@ -17,9 +17,10 @@ import re
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fedclient.errors import (
     FedClientError,
@@ -30,9 +31,6 @@ from fedclient.errors import (
     StorageFull,
     StorageReadOnly,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DEFAULT_STATE: Final = Path("/var/lib/fedclient")
 BUSY_TIMEOUT_S: Final = 5.0  # PROTOCOL 5.6: longer than any transaction of ours
@@ -56,11 +54,9 @@ _FAILURES: Final[dict[int, tuple[str, type[FedClientError], str]]] = {
     26: ("not a database", StorageDamaged, _DAMAGED),
 }
 _ERRNOS: Final[dict[int, tuple[type[FedClientError], str]]] = {
-    errno.ENOSPC: (StorageFull, _FULL),
-    errno.EDQUOT: (StorageFull, _FULL),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), (StorageFull, _FULL)),
     errno.EROFS: (StorageReadOnly, _READ_ONLY),
-    errno.EACCES: (StorageReadOnly, ""),
-    errno.EPERM: (StorageReadOnly, ""),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), (StorageReadOnly, "")),
     errno.ENOENT: (StorageError, "there is no such file or folder; check the state folder's name"),
 }
 _SETTINGS: Final = (
@@ -85,8 +81,9 @@ class Database:
     `migrations` are SQL scripts, applied in order and counted in `PRAGMA user_version`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: str = "rw") -> None:
         self.path = path
+        self._mode = mode  # how SQLite opens it
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._inside = False  # a transaction() block
@@ -114,6 +111,13 @@ class Database:
                 return cls._open(path, migrations, mode), moved
 
     @classmethod
+    def open_to_look(cls, path: Path) -> Database:
+        """Open `path` for reading alone: nothing is made or written, in its folder either, by any call."""
+        database = cls(path, "ro&readonly_shm=1" if Path(f"{path}-wal").exists() else "ro&immutable=1")
+        database._connect()
+        return database
+
+    @classmethod
     def _open(cls, path: Path, migrations: Sequence[str], mode: int, *, check: bool = False) -> Database:
         _make_file(path, mode)
         database = cls(path)
@@ -121,8 +125,7 @@ class Database:
             database._connect()
             database._migrate(migrations)
             if check:
-                database.check()
-                database._compare(migrations)
+                database.check(migrations)
         except BaseException:
             database.close()
             raise
@@ -157,11 +160,16 @@ class Database:
         """Return the first row, or None."""
         return next(iter(self.execute(sql, parameters)), None)
 
-    def check(self) -> None:
-        """Read every page; raises StorageDamaged when the structure is broken."""
+    def check(self, migrations: Sequence[str] | None = None) -> None:
+        """Read every page, and compare the schema if it is given; raises StorageDamaged, NewerSchema."""
         ((first,), *_) = self.execute("PRAGMA quick_check(1)")
         if first != "ok":
             raise StorageDamaged(f"{self.path}: {_DAMAGED} ({first})")
+        if migrations is not None:  # damage that is well-formed: the schema as text, read back
+            with closing(sqlite3.connect(":memory:")) as fresh:
+                fresh.executescript(";\n".join(migrations[: self._version(migrations)]))
+                if self.execute(_SCHEMA) != fresh.execute(_SCHEMA).fetchall():
+                    raise StorageDamaged(f"{self.path}: {_DAMAGED} (its schema)")
 
     def shrink(self) -> None:
         """Give free pages back to the disk, some at a time, and empty the log."""
@@ -177,31 +185,26 @@ class Database:
 
     def _connect(self) -> None:
         with _sqlite_errors(self.path):
+            uri = f"{self.path.absolute().as_uri()}?mode={self._mode}"
             self._connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,  # the lock keeps threads apart
+                uri, timeout=BUSY_TIMEOUT_S, uri=True, isolation_level=None, check_same_thread=False
             )
-            _configure(self._connection, self.path)
+            if self._mode == "rw":
+                _configure(self._connection, self.path)
         self._opened = self._inode()
 
-    def _migrate(self, migrations: Sequence[str]) -> None:
+    def _version(self, migrations: Sequence[str]) -> int:
         ((version,),) = self.execute("PRAGMA user_version")
         if version > len(migrations):
             raise NewerSchema(f"{self.path}: a newer fedclient wrote it; upgrade this one")
+        return int(version)
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        version = self._version(migrations)
         if version < len(migrations):
             steps = (*migrations[version:], f"PRAGMA user_version = {len(migrations)}", "COMMIT;")
             script = "\n;\n".join(("BEGIN IMMEDIATE", *steps))
             self._run(lambda connection: connection.executescript(script))
-
-    def _compare(self, migrations: Sequence[str]) -> None:
-        """Find damage that is well-formed: the schema as text, read back."""
-        with closing(sqlite3.connect(":memory:")) as fresh:
-            fresh.executescript(";\n".join(migrations))
-            if self.execute(_SCHEMA) != fresh.execute(_SCHEMA).fetchall():
-                raise StorageDamaged(f"{self.path}: {_DAMAGED} (its schema)")
 
     def _inode(self) -> int:
         """Tell files of one name apart: after another process's quarantine ours is the wrong one."""
@@ -287,11 +290,8 @@ def sync_folder(folder: Path) -> None:
 def quarantine(path: Path) -> Path:
     """Move `path` (with its -wal and -shm) to `path`.damaged-N and return that; keep the newest few."""
     with disk_errors(path):
-        taken = {
-            int(match[1])
-            for other in path.parent.iterdir()
-            if (match := re.fullmatch(re.escape(path.name) + r"\.damaged-(\d+)", other.name))
-        }
+        names = "\n".join(other.name for other in path.parent.iterdir())
+        taken = {int(n) for n in re.findall(rf"^{re.escape(path.name)}\.damaged-(\d+)$", names, re.MULTILINE)}
         target = path.with_name(f"{path.name}.damaged-{max(taken, default=0) + 1}")
         # The database first: without its log it would open, as it was some time ago.
         for suffix in _FILES:

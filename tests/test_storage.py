@@ -480,3 +480,86 @@ def test_text_that_is_no_text_can_be_read(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "x.db", migrations=("CREATE TABLE one(letters TEXT)",))
     database.execute("INSERT INTO one VALUES (CAST(x'61e662' AS TEXT))")
     assert database.one("SELECT letters FROM one") == ("a\ufffdb",)
+
+
+# --- looking without touching ------------------------------------------------------------------------
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def left_by_a_kill(path: Path) -> None:
+    """Leave a log with a row that is in no database file yet."""
+
+    def write() -> None:
+        insert(opened(path), 2)
+        os._exit(0)
+
+    insert(database := opened(path), 1)
+    database.close()
+    assert in_child(write) == 0
+    assert {file.name for file in path.parent.iterdir()} == {"a.db", "a.db-wal", "a.db-shm"}
+
+
+@pytest.fixture
+def another_process(tmp_path: Path):
+    """One that has two rows in a database, and keeps it open."""
+    ready, end = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        insert(database := opened(tmp_path / "a.db"), 1)
+        insert(database, 2)
+        os.write(ready[1], b"!")
+        os.close(end[1])
+        os.read(end[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    yield
+    for descriptor in (*ready, *end):
+        os.close(descriptor)
+    os.waitpid(child, 0)
+
+
+def look(path: Path) -> None:
+    before = contents(path.parent)
+    database = Database.open_to_look(path)
+    database.check(SCHEMA)
+    assert numbers(database) == [1, 2]
+    with pytest.raises(StorageReadOnly):
+        insert(database, 3)
+    database.close()
+    assert contents(path.parent) == before
+
+
+def test_looking_at_a_closed_database_touches_nothing(tmp_path: Path) -> None:
+    insert(database := opened(tmp_path / "a.db"), 1)
+    insert(database, 2)
+    database.close()
+    look(tmp_path / "a.db")
+
+
+def test_looking_at_a_database_in_use_touches_nothing(tmp_path: Path, another_process) -> None:
+    look(tmp_path / "a.db")
+
+
+def test_looking_at_what_a_kill_left_touches_nothing(tmp_path: Path) -> None:
+    left_by_a_kill(tmp_path / "a.db")
+    look(tmp_path / "a.db")
+
+
+def test_looking_at_a_log_without_its_index_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    left_by_a_kill(tmp_path / "a.db")
+    (tmp_path / "a.db-shm").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(StorageReadOnly, match="cannot be opened"):
+        Database.open_to_look(tmp_path / "a.db").check()
+    assert contents(tmp_path) == before
+
+
+def test_looking_judges_the_schema_of_an_older_version_and_refuses_a_newer_one(tmp_path: Path) -> None:
+    Database.open(tmp_path / "a.db", migrations=SCHEMA[:1]).close()
+    looked = Database.open_to_look(tmp_path / "a.db")
+    looked.check(SCHEMA)
+    with pytest.raises(NewerSchema):
+        looked.check([])
+    with pytest.raises(StorageDamaged, match="its schema"):
+        looked.check(["CREATE TABLE another(n)", *SCHEMA[1:]])
