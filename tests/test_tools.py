@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = [ROOT / name for name in ("tools/setup.sh", "tools/demo", "tools/test", "tools/check", ".ci/run")]
+TOOLS = ("demo", "test", "check", "boot_check")
+SHELL = ("tools/setup.sh", "tools/make_rootfs.sh", "tools/binfmt_register.sh", ".ci/run")
+SCRIPTS = [ROOT / name for name in (*SHELL, *(f"tools/{tool}" for tool in TOOLS))]
 COMMANDS = [script for script in SCRIPTS if script.suffix != ".sh"]
 
 
