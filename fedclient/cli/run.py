@@ -7,11 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from fedclient import config as settings
 from fedclient import daemon
 from fedclient.cli.broker import opener
 from fedclient.client.agent import Agent
+from fedclient.client.service import DeviceService
 from fedclient.config import Config
 from fedclient.device import enrolment
 from fedclient.device.database import open_database
@@ -33,6 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--once", action="store_true", help="one round at most, then end; exit 75 when conditions are not met"
     )
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="read /sys and /proc below DIR; for tests"
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,23 +45,23 @@ def run(args: argparse.Namespace) -> int:
     """Run the agent until a signal, or for one round."""
     config = args.settings
     folder = open_folder(config.state)
-    agent = _agent(folder, config)
+    agent = _agent(args, folder, config)
     files = ",".join(map(str, config.files)) or "none"
     log.info("agent starts device=%s state=%s config=%s", agent.device_id, folder.path, files)
     if not args.once:
         _say_if_out(folder)
         renew = None if os.isatty(2) else lambda: _renewed(args, folder)  # whoever closes a terminal is done
-        return daemon.run(agent, reload=renew, headline=_headline)
+        return daemon.run(DeviceService(folder, agent), reload=renew, headline=_headline)
     once = _Once(agent)
     code = daemon.run(once, done=once.is_over)
     return code or once.result()
 
 
-def _agent(folder: DeviceFolder, config: Config) -> Agent:
-    return Agent(folder, config, opener(config, MAX_DEVICE_PACKET_BYTES))
+def _agent(args: argparse.Namespace, folder: DeviceFolder, config: Config) -> Agent:
+    return Agent(folder, config, opener(config, MAX_DEVICE_PACKET_BYTES), root=args.root)
 
 
-def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Agent]:
+def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], DeviceService]:
     """Read the settings again, and return what opens the agent on them; raises ConfigError."""
     config = settings.load(args.config, os.environ, args.state)
     if config.state != folder.path:
@@ -65,12 +70,13 @@ def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Age
     if joined is not None:  # what cannot work is refused here, not after the old agent has ended
         broker = config.broker.resolve(joined.invitation.broker)
         opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
-    return lambda: _agent(folder, config)
+    return lambda: DeviceService(folder, _agent(args, folder, config))
 
 
-def _headline(agent: daemon.Service) -> str:
+def _headline(service: daemon.Service) -> str:
     """Say in one line what the agent is doing, for `systemctl status`."""
-    assert isinstance(agent, Agent)  # noqa: S101 - for the type checker
+    assert isinstance(service, DeviceService)  # noqa: S101 - for the type checker
+    agent = service.agent
     if agent.down_reason:
         return f"{agent.state.phase.value}; no connection: {agent.down_reason}"
     return "; ".join(filter(None, (agent.state.phase.value, agent.disk_reason or agent.work.why_not)))

@@ -14,17 +14,17 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 
+from fedclient import boards
 from fedclient.config import Config
 from fedclient.device import schedule
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.journal import Journal
-from fedclient.errors import FedClientError, StorageDamaged
+from fedclient.errors import ConfigError, FedClientError, StorageDamaged
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import ClockMark, Cost, History
 from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
-from fedclient.scheduler.profile import UNKNOWN_BOARD
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
 from fedclient.storage import Database
 from fedclient.values import HeadVersion
@@ -81,9 +81,11 @@ class Conditions:
         self._limits = config.limits
         self._database = database
         self._journal = Journal(database)
-        self.profile = UNKNOWN_BOARD
-        self.policy = config.policy
-        self._probe = Probe(folder.path, root=root, profile=self.profile, own_gate=self.policy.gate)
+        self.profile = boards.here(root)
+        self.policy = config.policy_on(self.profile)
+        self._probe = Probe(
+            folder.path, root=root, profile=self.profile, power=config.power, own_gate=self.policy.gate
+        )
         self._samples: SampleStore | None = None
         self._boot_id = _boot_id()
         self._history = History()
@@ -91,7 +93,7 @@ class Conditions:
         self._now = ClockMark(0.0, self._boot_id, 0.0, None)
         self._saved = self._history
         self._accounted_s: float | None = None  # boot time up to which a training was paid for
-        self._written_bytes = self._probe.usage(None).written_bytes
+        self._written_bytes = self._written(None)
         self._traffic_bytes = 0
         self._job = Cost()  # of the job in hand, so far
         self.readings = Readings()
@@ -200,14 +202,20 @@ class Conditions:
         self._spend(Cost(traffic_bytes=since))
 
     def _account(self, now_s: float, trainer_pid: int | None) -> None:
-        written = self._probe.usage(trainer_pid).written_bytes
-        flash = max(0.0, written - self._written_bytes)
-        self._written_bytes = max(written, self._written_bytes)
+        written = max(self._written(trainer_pid), self._written_bytes)
+        flash, self._written_bytes = written - self._written_bytes, written
         trained_s = 0.0
         if self._accounted_s is not None:
             trained_s, self._accounted_s = max(0.0, now_s - self._accounted_s), now_s
         watts = self.readings.power_w.value or self.profile.training_w or 0.0
         self._spend(Cost(training_s=trained_s, energy_j=watts * trained_s, flash_bytes=flash))
+
+    def _written(self, trainer_pid: int | None) -> int:
+        """Return what was written to disk so far; raises ConfigError for a budget that cannot be kept."""
+        written = self._probe.usage(trainer_pid).written_bytes
+        if written is None and self.policy.daily_flash_mib is not None:
+            raise ConfigError("[schedule] daily_flash_mib cannot be kept: this kernel does not count writes")
+        return written or 0
 
     def _spend(self, cost: Cost) -> None:
         if cost != Cost():

@@ -44,11 +44,11 @@ class Work:
     ) -> None:
         self._folder = folder
         self._config = config
-        self._trainer = config.trainer
         self._database = database
         self._jobs = Jobs(database)
         self._journal = Journal(database)
         self.conditions = Conditions(folder, config, database, root=root)
+        self._trainer = config.trainer_on(self.conditions.profile)
         self._saved_s = 0.0
         self._asked_for: object = None  # what was last decided about
         self.child: Child | None = None
@@ -167,6 +167,7 @@ class Work:
             nice=settings.nice,
             idle=settings.idle,
             memory_mib=settings.memory_mib,
+            feature_batch=self.conditions.profile.feature_batch,
             verbose=log.isEnabledFor(logging.INFO),
         )
         try:

@@ -41,6 +41,7 @@ class JobArguments:
     nice: int
     idle: bool
     memory_mib: int | None
+    feature_batch: int | None  # samples that the backbone takes at once, at most
     verbose: bool  # say how far it is, on the agent's standard error
 
 

@@ -61,7 +61,7 @@ def run(arguments: DryRunArguments) -> int:
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
-        codec=Codec(mode=CodecMode[arguments.codec.replace("-", "_").upper()], density=arguments.density),
+        codec=Codec(mode=CodecMode[arguments.codec.upper()], density=arguments.density),
     )
     base = model.get_weights()
     work = HeadTraining(model=model, examples=training, plan=plan, seed=arguments.seed, holdout=holdout)

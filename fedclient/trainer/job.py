@@ -42,6 +42,10 @@ class Superseded(Exception):
     """The job in hand is another one by now; this trainer's work is for nobody."""
 
 
+class Asked(Exception):
+    """Somebody wants this trainer to stop before it has anything to checkpoint."""
+
+
 class JobRun:
     """Everything one trainer does for one job."""
 
@@ -66,13 +70,18 @@ class JobRun:
                 return TrainerExit.STOPPED
         try:
             return self._carry_out(job)
-        except Superseded:
+        except (Superseded, Asked):
             return TrainerExit.STOPPED
 
     def _check_owned(self, job: Job) -> None:
         """Raise Superseded unless this process still works on the job in hand; inside a transaction."""
         if self._lease is None or not self._jobs.holds(job, self._lease):
             raise Superseded
+
+    def _check_wanted(self) -> None:
+        """Raise Asked when this trainer shall stop: a backbone may take minutes for all samples."""
+        if self._should_stop():
+            raise Asked
 
     def _carry_out(self, job: Job) -> TrainerExit:
         manifest = self._journal.manifest(job.head_version)
@@ -109,7 +118,13 @@ class JobRun:
     def _samples(self, job: Job, manifest: Manifest, model: TrainableModel) -> tuple[Job, Prepared]:
         """Load what this job trains on: its own choice of the first start, unless samples were purged."""
         store = SampleStore(self._folder.samples)
-        features = features_of(model, manifest.model.hash, FeatureCache(features_path(self._folder.samples)))
+        features = features_of(
+            model,
+            manifest.model.hash,
+            FeatureCache(features_path(self._folder.samples)),
+            at_once=self._arguments.feature_batch,
+            before_each=self._check_wanted,
+        )
         if job.epoch != store.epoch:
             job = self._choose_samples(job, store, manifest)
         prepared = prepare(store.read(job.sample_ids or ()), model, manifest.labels, features)

@@ -75,12 +75,21 @@ def prepare(
 Features = Callable[[list[Sample]], NDArray[np.float32]]
 
 
-def features_of(model: TrainableModel, model_hash: bytes, cache: FeatureCache) -> Features:
+def features_of(
+    model: TrainableModel,
+    model_hash: bytes,
+    cache: FeatureCache,
+    *,
+    at_once: int | None = None,
+    before_each: Callable[[], None] = lambda: None,
+) -> Features:
     """Return a function from samples to rows of the head's input.
 
     A model with a backbone runs it once for each sample, ever: results are cached by
-    (model, sample id).  Without one, the sample is the row.
+    (model, sample id).  Without one, the sample is the row.  The backbone takes `at_once` samples
+    at a time; `before_each` of its runs may raise, and what was cached by then stays.
     """
+    size = at_once or _BATCH
 
     def plain(batch: list[Sample]) -> NDArray[np.float32]:
         # each by itself: samples of other shapes and types fit as well, if their count does
@@ -89,9 +98,11 @@ def features_of(model: TrainableModel, model_hash: bytes, cache: FeatureCache) -
     def cached(batch: list[Sample]) -> NDArray[np.float32]:
         known = cache.get(model_hash, [sample.id for sample in batch])
         missing = [sample for sample in batch if sample.id not in known]
-        if missing:
-            fresh = model.extract(np.stack([_values(sample) for sample in missing]))
-            new = {sample.id: row for sample, row in zip(missing, fresh, strict=True)}
+        for start in range(0, len(missing), size):
+            before_each()
+            part = missing[start : start + size]
+            fresh = model.extract(np.stack([_values(sample) for sample in part]))
+            new = {sample.id: row for sample, row in zip(part, fresh, strict=True)}
             cache.put(model_hash, new)
             known = {**known, **new}
         rows: NDArray[np.float32] = np.stack([known[sample.id] for sample in batch])

@@ -21,7 +21,7 @@ from tests.client.harness import V1
 def arguments(device, token: str = "00" * 16) -> JobArguments:
     return JobArguments(
         parent=os.getpid(), state=str(device.folder.path), token=token, min_samples=32, min_per_class=8,
-        share_accuracy=False, nice=0, idle=False, memory_mib=None, verbose=False,
+        share_accuracy=False, nice=0, idle=False, memory_mib=None, feature_batch=None, verbose=False,
     )  # fmt: skip
 
 

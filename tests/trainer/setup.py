@@ -92,7 +92,7 @@ class Bench:
         values = {
             "parent": 0, "state": str(self.folder.path), "token": job.token.hex(), "min_samples": 32,
             "min_per_class": 8, "share_accuracy": True, "nice": 0, "idle": False, "memory_mib": None,
-            "verbose": False,
+            "feature_batch": None, "verbose": False,
         }  # fmt: skip
         return JobArguments(**(values | changed))
 

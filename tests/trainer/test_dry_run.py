@@ -22,7 +22,7 @@ def arguments(tmp_path) -> DryRunArguments:
     (tmp_path / "model.tflite").write_bytes(write_head(FEATURES, CLASSES))
     return DryRunArguments(
         parent=os.getppid(), model=str(tmp_path / "model.tflite"), data=str(tmp_path / "data.npz"),
-        epochs=3, batch_size=8, learning_rate=0.3, holdout=0.2, seed=1, codec="topk-int8", density=0.3,
+        epochs=3, batch_size=8, learning_rate=0.3, holdout=0.2, seed=1, codec="topk_int8", density=0.3,
         min_per_class=1, threads=1, nice=0, idle=False, memory_mib=None,
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_each_epoch_and_the_result_are_told(arguments, capsys) -> None:
     assert result["trainer_peak_pss_mib"] > 1
 
 
-@pytest.mark.parametrize("codec", ["topk-int8", "topk-sign", "dense-int8"])
+@pytest.mark.parametrize("codec", ["topk_int8", "topk_sign", "dense_int8"])
 def test_the_same_seed_gives_the_same_numbers(arguments, capsys, codec) -> None:
     found = []
     for _ in range(2):

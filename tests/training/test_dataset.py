@@ -104,6 +104,25 @@ def test_the_backbone_runs_once_for_each_sample_ever(store) -> None:
     assert calls == [5, 1]
 
 
+def test_a_backbone_takes_no_more_at_once_than_the_board_allows_and_may_be_stopped_in_between(store) -> None:
+    calls: list[int] = []
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(5)], [0] * 5)
+    cache = FeatureCache(store.path.with_name("features.db"))
+
+    def stop_at_the_third() -> None:
+        if len(calls) == 2:
+            raise InterruptedError
+
+    model = backbone(calls)
+    features = features_of(model, b"m", cache, at_once=2, before_each=stop_at_the_third)
+    with pytest.raises(InterruptedError):
+        prepare(store.read((1, 2, 3, 4, 5)), model, LABELS, features)
+    assert calls == [2, 2]
+    whole = prepare(store.read((1, 2, 3, 4, 5)), model, LABELS, features_of(model, b"m", cache, at_once=2))
+    assert calls == [2, 2, 1]  # what was cached by then stayed
+    assert whole.examples.x[:, 0].tolist() == [0, 2, 4, 6, 8]
+
+
 def test_a_backbone_takes_its_own_shape_and_type_only(store) -> None:
     store.append(np.zeros((2, 3), np.uint8), 0)
     store.append(np.zeros((3, 2), np.uint8), 0)
