@@ -25,7 +25,7 @@ from fedclient.scheduler.readings import Activity, Readings, SampleCounts
 from fedclient.scheduler.schedule import Policy
 from fedclient.values import CodecMode
 
-_CODECS = tuple(mode.name.lower().replace("_", "-") for mode in CodecMode)
+_CODECS = tuple(mode.name.lower() for mode in CodecMode)  # as in a plan file
 _EPOCH_KEYS = ("loss", "accuracy", "holdout_accuracy")
 _TRAINER_KEYS = {"threads", "nice", "idle", "memory_mib"}
 
@@ -42,7 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--learning-rate", type=float, default=0.1, metavar="L", help="of plain SGD (0.1)")
     parser.add_argument("--holdout", type=float, default=0.2, metavar="FRACTION", help="to measure on (0.2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the split and of the order (0)")
-    parser.add_argument("--codec", choices=_CODECS, default=_CODECS[0], help="how the update shrinks")
+    parser.add_argument(
+        "--codec",
+        type=lambda text: text.replace("-", "_"),  # options have hyphens elsewhere: both are understood
+        choices=_CODECS,
+        default=_CODECS[0],
+        help="how the update shrinks",
+    )
     parser.add_argument(
         "--density", type=float, default=0.01, metavar="F", help="share of elements sent (0.01)"
     )

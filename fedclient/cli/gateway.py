@@ -213,10 +213,11 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode and density")
     _known(path, codec, {"mode", "density"})
     modes = {mode.name.lower(): mode for mode in CodecMode}
-    mode = codec.get("mode", Codec().mode.name.lower())
-    if mode not in modes:
-        raise ConfigError(f"{path}: codec mode is {mode!r}, expected one of {', '.join(modes)}")
-    plan = Plan(**found, codec=Codec(mode=modes[mode], density=codec.get("density", Codec().density)))
+    named = codec.get("mode", Codec().mode.name.lower())
+    mode = modes.get(str(named).replace("-", "_"))
+    if mode is None:
+        raise ConfigError(f"{path}: codec mode is {named!r}, expected one of {', '.join(modes)}")
+    plan = Plan(**found, codec=Codec(mode=mode, density=codec.get("density", Codec().density)))
     try:
         return messages.decode_plan(messages.encode_plan(plan))  # as strict as a device will be
     except WireError as error:

@@ -158,6 +158,8 @@ def test_a_plan_file(tmp_path):
     path.write_text(PLAN)
     sign = Codec(mode=CodecMode.TOPK_SIGN, density=0.05)
     assert read_plan(path) == Plan(epochs=2, learning_rate=1.0, codec=sign)
+    path.write_text(PLAN.replace("topk_sign", "topk-sign"))
+    assert read_plan(path).codec == sign, "a hyphen will do"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,7 @@ def test_a_plan_file(tmp_path):
         ("epochs =", "not valid TOML"),
         ("codec = 1", r"write \[codec\]"),
         ("[codec]\nmode = 'none'", "expected one of topk_int8"),
+        ("[codec]\nmode = 1", "codec mode is 1, expected one of topk_int8"),
         ("[codec]\ndensities = 1", "unknown key densities, did you mean density?"),
         ("learning_rate = nan", "learning rate"),
         ("epochs = 2020-01-01", "plan.toml: a date"),
