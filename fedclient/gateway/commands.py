@@ -1,4 +1,4 @@
-"""What the gateway asks of single devices: the newest command of each (docs/wire-format.md, section 7).
+"""What the gateway asks of single devices: the newest command of each (docs/wire-format.md, section 12).
 
 Part of the gateway's database (`store.py` has the table); `shelf.py` keeps on the broker what `wanted` says.
 """
