@@ -33,9 +33,9 @@ power = { file = "x", "assume" = "mains", deep = { er = 1 } }
 text = """
 poll_s = 4
 [metrics]
-\\""" still """
+\\""" still """" # say "[
 other = \'\'\'
-poll_s = 5 \'\'\'\'
+poll_s = 5 \'\'\'\' # it's [
 poll_s=6
 pause_temp_c   =   1
 [ "metrics" ]
@@ -229,6 +229,7 @@ def test_a_dataclass_declares_its_keys() -> None:
 
 SECTIONS = {
     "one": {"poll_s": Key(name="poll_s", kind="int", expected=(1, 9)), "name": Key(name="name", kind="str")},
+    "near": {name: Key(name=name, kind="int") for name in ("poll_s", "poll_minimum")},
     "two": {"size_mib": Key(name="size_mib", kind="int", expected=(1, 9))},
 }
 TOP = {"title": Key(name="title", kind="str")}
@@ -253,6 +254,7 @@ def test_settings_come_in_order_with_their_section(tmp_path: Path) -> None:
         ("\ntitle = 1", "2: title is 1, but must be a text"),
         ("\n[one]\npoll_s = 0", "3: [one] poll_s is 0, but must be a whole number from 1 to 9 (in seconds)"),
         ("[one]\n\npoll_min = 1", "3: unknown key in [one]: poll_min, did you mean poll_s (in seconds)?"),
+        ("[near]\npoll_min = 1", "2: unknown key in [near]: poll_min, did you mean poll_s (in seconds)?"),
         ("[one]\npoll = 1", "2: unknown key in [one]: poll, did you mean poll_s (in seconds)?"),
         ("[one]\nnam = 1", "2: unknown key in [one]: nam, did you mean name?"),
         ("[one]\nsize_mib = 1", "2: unknown key in [one]: size_mib (it belongs in [two])"),
