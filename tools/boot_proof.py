@@ -29,6 +29,7 @@ UNIT, GATEWAY_UNIT = "fedclient.service", "fedclient-gateway.service"
 DROP_INS = Path("/etc/systemd/system/fedclient.service.d")
 SECOND = Path("/srv/second")  # the second device that a round needs; no service, and not looked at
 MEMORY = Path("/run/memory-v1")
+SMALL_BYTES = 24 << 20  # the agent's own pages stay charged to its old group; no trainer fits in here
 CONFIG_TEXT = """
 [broker]
 retry_min_s = 0.5
@@ -406,7 +407,7 @@ def out_of_memory() -> str:
     elif memory_group():
         how = (
             "kernel's OOM kill, in a cgroup v1 group (no v2 memory controller here): that the kernel picks "
-            "the trainer and the agent goes on is shown; that systemd, told by v2, leaves the unit alone is not"
+            "the trainer and the agent goes on is shown; that systemd, told by v2, lets the unit be is not"
         )
     else:
         os.kill(pid or 0, signal.SIGKILL)
@@ -422,23 +423,26 @@ def out_of_memory() -> str:
 
 
 def memory_group() -> bool:
-    """Move the agent into a small group of the v1 controller, and let its next trainer outgrow it."""
+    """Put the agent into a small group of the v1 controller, and let its next trainer outgrow it."""
     MEMORY.mkdir()
     try:
         call("mount", "-t", "cgroup", "-o", "memory", "cgroup", MEMORY)
     except AssertionError:
         return False
-    group = MEMORY / "fedclient-boot"
+    group = MEMORY / f"fedclient-{os.urandom(4).hex()}"
     group.mkdir()
-    (group / "cgroup.procs").write_text(str(agent()))
-    (group / "memory.limit_in_bytes").write_text(str(24 << 20))
-    os.kill(trainer() or 0, signal.SIGTERM)  # it checkpoints; the next one starts in the group
-
-    def killed() -> bool:
-        return "oom_kill 0" not in (group / "memory.oom_control").read_text()
-
-    until(killed, "an OOM kill")
-    (group / "memory.limit_in_bytes").write_text("-1")
+    try:
+        (group / "cgroup.procs").write_text(str(agent()))
+        (group / "memory.limit_in_bytes").write_text(str(SMALL_BYTES))
+        os.kill(trainer() or 0, signal.SIGTERM)  # it checkpoints; the next one starts in the group
+        until(lambda: "oom_kill 0" not in (group / "memory.oom_control").read_text(), "an OOM kill")
+    finally:
+        (group / "memory.limit_in_bytes").write_text("-1")
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(OSError):
+                (MEMORY / "cgroup.procs").write_text(pid)
+        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
     return True
 
 

@@ -150,6 +150,10 @@ class Daemon:
         self._process.wait()
         self._stream.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def expect(self, text: str, patience_s: float = _PATIENCE_S) -> str:
         """Wait for a line with `text` after the one that was found last, and return it."""
         until = time.monotonic() + patience_s
