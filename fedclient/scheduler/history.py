@@ -64,7 +64,7 @@ class ClockMark:
         so that an interval lasts too long rather than too short.
         """
         if boot_id == self.boot_id and boot_s >= self.boot_s:
-            return self.elapsed_s + boot_s - self.boot_s
+            return self.elapsed_s + (boot_s - self.boot_s)  # in this order never less than elapsed_s
         gap_s = boot_s
         if unix_s is not None and self.unix_s is not None:
             gap_s = max(boot_s, min(unix_s - self.unix_s, LONGEST_GAP_S))

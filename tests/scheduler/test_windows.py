@@ -104,7 +104,7 @@ def test_a_night_of_sunday_reaches_into_monday() -> None:
         "-",
         ", 22:00-06:00",
         "Mon 22:00-06:00 extra",
-        "22:00–06:00",
+        "22:00\u201306:00",
     ],
 )
 def test_a_mistake_is_refused_in_one_line_that_names_it(text: str) -> None:
