@@ -87,6 +87,7 @@ class Conditions:
             folder.path, root=root, profile=self.profile, power=config.power, own_gate=self.policy.gate
         )
         self._samples: SampleStore | None = None
+        self._counted: tuple[object, SampleCounts] = (None, SampleCounts())
         self._boot_id = _boot_id()
         self._history = History()
         self._clock: DeviceClock | None = None
@@ -127,7 +128,7 @@ class Conditions:
         activity = Activity(
             resuming=doing.resuming,
             broker_is_local=self.broker_is_local,
-            samples=self.count(doing.head),
+            samples=self._counts(doing),
         )
         self.readings = self._probe.read(activity, now_s, doing.trainer_pid)
         self._tick(now_s)
@@ -139,6 +140,20 @@ class Conditions:
         unix_s = time.time() if self.readings.clock_synchronised.value else None
         elapsed_s = self.recall().elapsed_s(now_s, unix_s)
         self._now = ClockMark(max(elapsed_s, self._now.elapsed_s), self._boot_id, now_s, unix_s)
+
+    def _counts(self, doing: Doing) -> SampleCounts:
+        """Count before a job; while one runs, again only when samples were purged."""
+        before, counts = self._counted
+        if doing.trainer_pid is None or before != (doing.head, self._samples_epoch()):
+            counts = self.count(doing.head)
+            self._counted = (doing.head, self._samples_epoch()), counts
+        return counts
+
+    def _samples_epoch(self) -> int | None:
+        try:
+            return self._store().epoch
+        except FedClientError:  # `count` says what is wrong
+            return None
 
     def count(self, version: HeadVersion | None) -> SampleCounts:
         """Count what can be trained on: rows whose label this head knows."""

@@ -32,8 +32,7 @@ def sentence(state: State) -> str:
         case Phase.ENROLLING:
             return "nothing to train: waiting for the gateway to answer the enrolment"
         case Phase.REFUSED:
-            reason = state.refusal.name.lower().replace("_", " ")
-            return f"nothing to train: the gateway refused this device ({reason})"
+            return f"nothing to train: the gateway refused this device ({state.refusal.words})"
         case Phase.TRAINING:
             return f"training on head {state.job}"
         case Phase.SENDING:

@@ -25,7 +25,7 @@ from fedclient.values import Command, CommandKind, HeadVersion
 
 log = logging.getLogger(__name__)
 
-POLL_WHILE_TRAINING_S = 2.0  # a trainer must have stopped 3 s after conditions failed
+POLL_WHILE_TRAINING_S = 1.0  # a trainer must have stopped 3 s after conditions failed; load needs two looks
 SAVE_S = 60.0  # what a power cut may take away of what a training has spent
 FIRST_BACKOFF_S = 30.0  # after a failed trainer; doubles with each failure
 MAX_BACKOFF_S = 3600.0
@@ -132,7 +132,7 @@ class Work:
         """Write down a new job, unless one on this head is there to be resumed."""
         job = self._jobs.current()
         if job is None or job.head_version != version:
-            self._jobs.new(version, self._trainer.threads)
+            self._jobs.new(version, self._trainer.threads or 1)
             self.conditions.job_begins()
 
     def drop_job(self) -> None:

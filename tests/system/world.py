@@ -129,6 +129,10 @@ class Device:
     def configure(self, more: str = "", broker: str = "") -> None:
         self.config.write_text(CONFIG.format(eager=EAGER, more=more, broker=broker))
 
+    def configure_schedule(self, keys: str) -> None:
+        """Ask for these conditions only, beside the defaults."""
+        self.config.write_text(CONFIG.format(eager="[schedule]", more=keys, broker=""))
+
     @property
     def id(self) -> str:
         return SigningKey.load(self.folder.key).device_id
