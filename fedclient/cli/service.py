@@ -193,18 +193,26 @@ def _program(args: argparse.Namespace, target: _Target) -> Path:
 
 def _check_reachable(path: Path, target: _Target) -> None:
     """Refuse what the sandbox hides, and what only its owner can read."""
+    why, remedy = unreachable(path, target.root)
+    if why:
+        raise FinalError(f"{why}; {remedy}")
+
+
+def unreachable(path: Path, root: Path = Path("/")) -> tuple[str, str]:
+    """Return why the service could not use a path of the system below `root`, and a remedy; empty: it can."""
     remedy = "make the environment elsewhere: python3 -m venv /opt/fedclient"
     for folder in (*_HIDDEN, *_PRIVATE_TMP):
         if path.is_relative_to(folder):
-            raise FinalError(f"{path}: the service does not see {folder} (its sandbox hides it); {remedy}")
+            return f"{path}: the service does not see {folder} (its sandbox hides it)", remedy
     for one in reversed([path, *path.parents]):
         try:
-            found = target.path(one).stat()
+            found = (root / one.relative_to("/")).stat()
         except OSError as error:
-            raise FinalError(f"{one}: {error.strerror}") from None
+            return f"{one}: {error.strerror}", remedy
         bit = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
         if not found.st_mode & bit:
-            raise FinalError(f"{one}: the service's user may not read it; `chmod -R a+rX` it, or {remedy}")
+            return f"{one}: the service's user may not read it", f"`chmod -R a+rX` it, or {remedy}"
+    return "", ""
 
 
 def _options(args: argparse.Namespace, target: _Target) -> str:

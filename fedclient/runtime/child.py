@@ -16,6 +16,7 @@ from typing import Final
 from fedclient.errors import ModelError
 
 MAX_MEMORY_BYTES: Final = 2 * 1024**3  # address space: a runtime and NumPy take 0.4 GiB of it
+BLAME: Final = ": the file is damaged or not supported"  # unless it is known to be sound
 _START: Final = """
 import sys
 sys.path[:] = {path!r}
@@ -43,7 +44,7 @@ def run(module: str, function: str, data: bytes, *, timeout_s: float) -> bytes:
         raise ModelError(f"the TFLite runtime did not finish with it within {timeout_s:g} s") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise ModelError(f"the TFLite runtime crashed on it ({name}): the file is damaged or not supported")
+        raise ModelError(f"the TFLite runtime crashed on it ({name}){BLAME}")
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"the TFLite runtime failed on it: {last[:200]}")
