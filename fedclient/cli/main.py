@@ -62,6 +62,14 @@ VERBS: Final = {
     "status": Verb(
         "fedclient.cli.status", "state, rounds and bytes of this device", settings=True, device=True
     ),
+    "why": Verb(
+        "fedclient.cli.why",
+        "why it trains now or does not; what would change that",
+        settings=True,
+        device=True,
+    ),
+    "pause": Verb("fedclient.cli.pause", "do not train for a while", settings=True, device=True),
+    "resume": Verb("fedclient.cli.pause", "end that pause", settings=True, device=True),
     "samples": Verb("fedclient.cli.samples", "import, count and purge samples", settings=True, device=True),
     "model": Verb("fedclient.cli.model", "write and check trainable models", settings=False, device=False),
     "gateway": Verb(

@@ -1,71 +1,91 @@
-"""`fedclient status`: what this device is doing, what it did, what it sent."""
+"""`fedclient status`: what this device is doing, what it did, what it sent; `--watch` goes on looking."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
+from fedclient.cli import agent
+from fedclient.cli.agent import Standing
+from fedclient.cli.duration import about
+from fedclient.config import Config
 from fedclient.crypto.keys import SigningKey
 from fedclient.device import enrolment
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal
 from fedclient.device.slots import Slots
+from fedclient.errors import StorageBusy, UsageError
 from fedclient.samples.store import SampleStore
-from fedclient.scheduler.check import Now
-from fedclient.scheduler.history import History
-from fedclient.scheduler.policy import decide
-from fedclient.scheduler.probe import Probe
-from fedclient.scheduler.profile import UNKNOWN_BOARD
-from fedclient.scheduler.readings import Activity, SampleCounts
+from fedclient.scheduler.check import number
 from fedclient.scheduler.schedule import Policy
 from fedclient.values import HeadVersion, Phase
+
+EVERY_S = (0.2, 2.0, 3600.0)  # between two looks: at least, by default, at most
+_MIB = 1 << 20
+_SPENT = (  # field of `Cost`, its budget in [schedule], unit
+    ("training_s", "daily_training_s", 1, "s of training"),
+    ("traffic_bytes", "daily_traffic_mib", _MIB, "MiB of traffic"),
+    ("energy_j", "daily_energy_j", 1, "J of energy"),
+    ("flash_bytes", "daily_flash_mib", _MIB, "MiB written"),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser("status", help="state, rounds and bytes of this device")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    how.add_argument(
+        "--watch", action="store_true", help="go on until Ctrl-C; not on a terminal: a line for each change"
+    )
+    parser.add_argument(
+        "--every", type=float, metavar="S", help=f"seconds between two looks ({EVERY_S[1]:g}), with --watch"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state of the device; the agent may run or not."""
+    every_s = _every_s(args)
     folder = open_folder(args.settings.state)
-    report = collect(folder)
-    if args.json:
-        print(json.dumps(report))
-        return 0
-    rounds = report.pop("rounds")
-    for name, value in report.items():
-        print(f"{name.replace('_', ' '):<18}{_text(value)}")
-    if report["phase"] == Phase.WAITING.value:
-        print(f"{'waiting for':<18}{_closed(folder, args.settings.policy)}")
-    for one in rounds[:5]:
-        print(f"  update {one['counter']:<6} head {one['head']:<8} {one['status'] or 'no receipt yet'}")
+    if args.watch:
+        _watch(folder, args.settings, every_s)
+    found = agent.stand((folder, args.settings))
+    report = collect(folder, found)
+    print(json.dumps(report) if args.json else "\n".join(lines(report, found, args.settings.policy)))
     return 0
 
 
-def collect(folder: DeviceFolder) -> dict[str, Any]:
+def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
     """Gather what `--json` prints; its fields are documented in docs/operations.md."""
     stored = enrolment.load(folder.enrolment)
     slot = Slots(folder.current).active()
-    database = open_database(folder)
-    try:
+    with closing(open_database(folder)) as database:
         journal = Journal(database)
         state, counters, rounds = journal.load_state(), journal.counters(), journal.rounds()
         manifest = None if state.current is None else journal.manifest(state.current)
-    finally:
-        database.close()
     with SampleStore(folder.samples) as samples:
         stats = samples.stats()
     return {
         "device_id": SigningKey.load(folder.key).device_id,
         "federation": None if stored is None else stored.invitation.federation,
-        "agent_running": folder.in_use(),
-        "phase": state.phase.value,
+        "agent_running": found.agent_running,
+        "phase": found.phase,
+        "doing": "; ".join((found.sentence, *found.notes)),
         "refusal": state.refusal.name.lower() if state.refusal else None,
+        "paused": found.paused,
+        "closed_gates": [gate["name"] for gate in found.closed],
+        "next_chance_s": found.next_chance_s,
+        "spent_24h": asdict(found.spent),
         "head": _version(state.current),
         "model": None if manifest is None else manifest.model.hash.hex(),
         "app_head": None if slot is None else str(slot.version),
@@ -89,22 +109,83 @@ def collect(folder: DeviceFolder) -> dict[str, Any]:
     }
 
 
-def _closed(folder: DeviceFolder, policy: Policy) -> str:
-    """Judge this moment as the agent would; it looks at its own pace, and pauses after what was not met."""
-    database = open_database(folder)
-    try:
-        journal = Journal(database)
-        state, settled = journal.load_state(), journal.counter("settled_sample")
-        manifest = None if state.current is None else journal.manifest(state.current)
-    finally:
-        database.close()
-    labels = () if manifest is None else manifest.labels
-    with SampleStore(folder.samples) as samples:
-        counts = SampleCounts(new=samples.new_since(settled, labels), distinct=samples.distinct(labels))
-    readings = Probe(folder.path, profile=UNKNOWN_BOARD).read(Activity(samples=counts), 0.0)
-    decision = decide(readings, policy, UNKNOWN_BOARD, History(), Now(elapsed_s=0.0))
-    closed = [gate.sentence for gate in decision.gates if not gate.ok]
-    return "; ".join(closed) or "nothing now: the agent looks again every [schedule] poll_s, or after dwell_s"
+def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[str]:
+    """Say it to people."""
+    told = {
+        **report,
+        "closed_gates": ", ".join(report["closed_gates"]) or None,
+        "next_chance_s": None if found.next_chance_s is None else f"in {about(found.next_chance_s)}",
+        "spent_24h": ", ".join(_spent(report["spent_24h"], policy)),
+    }
+    rounds = told.pop("rounds")
+    for name, value in told.items():
+        yield f"{name.replace('_', ' '):<18}{_text(value)}"
+    if report["phase"] == Phase.WAITING.value:
+        closed = "; ".join(gate["sentence"] for gate in found.closed)
+        yield f"{'waiting for':<18}{closed or 'nothing now: the agent looks again every [schedule] poll_s'}"
+    for one in rounds[:5]:
+        yield f"  update {one['counter']:<6} head {one['head']:<8} {one['status'] or 'no receipt yet'}"
+
+
+def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:
+    for name, setting, size, unit in _SPENT:
+        budget = getattr(policy, setting)
+        of = "" if budget is None else f" of {number(budget, '')}"
+        yield f"{number(spent[name] / size, '')}{of} {unit}"
+
+
+# --- watching -------------------------------------------------------------------------------------------
+def _every_s(args: argparse.Namespace) -> float:
+    least_s, default_s, most_s = EVERY_S
+    if args.every is None:
+        return default_s
+    if not args.watch:
+        raise UsageError("--every goes with --watch")
+    if not least_s <= args.every <= most_s:
+        raise UsageError(f"--every {args.every:g}: expected {least_s:g} to {most_s:g} seconds")
+    return float(args.every)
+
+
+def _watch(folder: DeviceFolder, config: Config, every_s: float) -> None:
+    """Show it again and again, until Ctrl-C or until nobody reads any more."""
+    on_screen = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    height, before = 0, ""
+    while True:
+        try:
+            found = agent.stand((folder, config))
+            report = collect(folder, found)
+        except StorageBusy as error:
+            print(f"fedclient: {error}", file=sys.stderr)
+        else:
+            if on_screen:
+                height = _redraw(list(lines(report, found, config.policy)), height)
+            elif (line := _change(report)) != before:
+                before = line
+                print(line, flush=True)
+        time.sleep(every_s)
+
+
+def _redraw(shown: list[str], height: int) -> int:
+    """Draw over the `height` lines of before; lines that would wrap or scroll are cut."""
+    width, rows = shutil.get_terminal_size()
+    cut = [line[: width - 1] for line in shown[: rows - 1]]
+    up = f"\x1b[{height}A" if height else ""
+    sys.stdout.write(f"{up}\r" + "".join(f"{line}\x1b[K\n" for line in cut) + "\x1b[J")
+    sys.stdout.flush()
+    return len(cut)
+
+
+def _change(report: dict[str, Any]) -> str:
+    """One line without what changes all the time."""
+    last = report["rounds"][0] if report["rounds"] else None
+    facts = {
+        "agent": "running" if report["agent_running"] else "none",
+        "phase": report["phase"],
+        "head": report["head"],
+        "closed": ",".join(report["closed_gates"]),
+        "update": None if last is None else f"{last['counter']}:{last['status'] or 'no receipt yet'}",
+    }
+    return "  ".join(f"{name} {value or '-'}" for name, value in facts.items())
 
 
 def _version(version: HeadVersion | None) -> str | None:

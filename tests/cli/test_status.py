@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import pty
 import re
+import signal
+import subprocess
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fedclient.cli import status as module
 from fedclient.cli.main import main
 from fedclient.device import folder as folders
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
+from fedclient.errors import StorageBusy
 from fedclient.samples.store import SampleStore
+from fedclient.scheduler.history import Cost, History
+from fedclient.scheduler.readings import Reading
+from fedclient.scheduler.schedule import Policy
 from fedclient.session import Enrolment, Outcome, State
 from fedclient.transport.memory import MemoryBroker
 from fedclient.values import HeadVersion, Phase, Reason, ReceiptStatus
+from tests.cli.running import FINE, Answers, running
 from tests.client.harness import Device, MiniGateway
+from tests.system.commands import Setup, environment
 
 V1 = HeadVersion(1, 1)
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()
@@ -134,12 +147,16 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
     device, gateway = trained
     report = status(device.folder, capsys)
     (one,) = report.pop("rounds")
+    moment = {name: report.pop(name) for name in ("closed_gates", "next_chance_s", "spent_24h")}
+    assert set(moment["closed_gates"]) <= {"load", "pressure", "memory", "disk", "spacing", "dwell"}
     assert report == {
         "device_id": device.id,
         "federation": "farm",
         "agent_running": True,
         "phase": "idle",
+        "doing": "nothing to train: waiting for a new head after 1.1",
         "refusal": None,
+        "paused": None,
         "head": "1.1",
         "model": gateway.manifest.model.hash.hex(),
         "app_head": "1.1",
@@ -206,3 +223,160 @@ def test_dropped_and_damaged_are_counted(folder, capsys) -> None:
     database.close()
     report = status(folder, capsys)
     assert (report["samples"], report["samples_dropped"], report["damaged_updates"]) == (2, 1, 3)
+
+
+# --- what the agent that runs says -----------------------------------------------------------------------
+READY = State(enrolment=Enrolment.DONE, floor=V1, current=V1)
+HOT = replace(FINE, temp_c=Reading(82.0, "thermal_zone0/temp"))
+
+
+def test_with_an_agent_its_own_word_counts(folder, capsys) -> None:
+    answers = Answers(replace(READY, job=V1, running=True), HOT)
+    answers.notes = ["no connection: refused"]
+    answers.history = History(owner_hold_s=answers.now_s + 600).spend(
+        Cost(training_s=90.0, traffic_bytes=2048, energy_j=1.5, flash_bytes=4096), answers.now_s
+    )
+    with running(folder, answers):
+        report = status(folder, capsys)
+        main(["--state", str(folder.path), "status"])
+    assert (report["agent_running"], report["phase"]) == (True, "training")
+    assert report["doing"] == "training on head 1.1; no connection: refused"
+    assert report["paused"] == "the owner paused it for another 10 min"
+    assert (report["closed_gates"], report["next_chance_s"]) == (["paused", "temperature"], None)
+    spent = {"training_s": 90.0, "traffic_bytes": 2048.0, "energy_j": 1.5, "flash_bytes": 4096.0}
+    assert report["spent_24h"] == spent
+    text = capsys.readouterr().out
+    assert re.search(r"^closed gates +paused, temperature$", text, re.MULTILINE)
+    assert re.search(r"^spent 24h +90 of 3600 s of training, 0 MiB of traffic, 1.5 J of ", text, re.MULTILINE)
+
+
+def test_the_next_chance_is_there_where_it_is_known(folder, capsys) -> None:
+    answers = Answers(READY)
+    answers.history = History(owner_hold_s=answers.now_s + 600)
+    with running(folder, answers):
+        assert status(folder, capsys)["next_chance_s"] == 600
+        main(["--state", str(folder.path), "status"])
+    assert re.search(r"^next chance s +in 10 min$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_every_budget_that_is_set_is_shown() -> None:
+    policy = Policy(
+        daily_training_s=None, daily_traffic_mib=50.0, daily_energy_j=5000.0, daily_flash_mib=200.0
+    )
+    spent = {"training_s": 90.0, "traffic_bytes": 3.0 * 2**20, "energy_j": 12.0, "flash_bytes": 2.0**20}
+    assert list(module._spent(spent, policy)) == [
+        "90 s of training", "3 of 50 MiB of traffic", "12 of 5000 J of energy", "1 of 200 MiB written"
+    ]  # fmt: skip
+
+
+# --- watching --------------------------------------------------------------------------------------------
+@pytest.fixture
+def looks(monkeypatch):
+    """Have each pause of `--watch` do what the test says next, and Ctrl-C at the end."""
+
+    def plan(*steps) -> list[float]:
+        waiting, slept = list(steps), []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if not waiting:
+                raise KeyboardInterrupt
+            waiting.pop(0)()
+
+        monkeypatch.setattr(module, "time", argparse.Namespace(sleep=sleep))
+        return slept
+
+    return plan
+
+
+def test_a_pipe_gets_a_line_for_each_change_and_none_without(folder, capsys, looks) -> None:
+    answers = Answers(READY)
+
+    def change(**fields: object) -> None:
+        for name, value in fields.items():
+            setattr(answers, name, value)
+
+    slept = looks(
+        lambda: change(now_s=answers.now_s + 60),
+        lambda: change(readings=HOT),
+        lambda: change(readings=replace(HOT, temp_c=Reading(83.0, "thermal_zone0/temp"))),
+        lambda: change(readings=HOT),
+        lambda: change(state=replace(READY, done=V1)),
+    )
+    with running(folder, answers):
+        assert main(["--state", str(folder.path), "status", "--watch"]) == 130
+    assert capsys.readouterr().out.splitlines() == [
+        "agent running  phase waiting  head -  closed -  update -",
+        "agent running  phase waiting  head -  closed temperature  update -",
+        "agent running  phase waiting  head -  closed temperature,dwell  update -",
+        "agent running  phase idle  head -  closed temperature,dwell  update -",
+    ]
+    assert slept == [2.0] * 6
+
+
+def test_an_agent_may_come_and_go_meanwhile(folder, capsys, looks) -> None:
+    at_work = running(folder, Answers(READY))
+    looks(at_work.__enter__, lambda: at_work.__exit__(None, None, None))
+    assert main(["--state", str(folder.path), "status", "--watch", "--every", "0.5"]) == 130
+    agents = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert agents == ["agent none", "agent running", "agent none"]
+
+
+def test_a_busy_database_is_said_and_looked_at_again(folder, capsys, looks, monkeypatch) -> None:
+    collect, times = module.collect, []
+
+    def busy(*arguments: object) -> dict:
+        times.append(1)
+        if len(times) == 1:
+            raise StorageBusy("the database is busy")
+        return collect(*arguments)
+
+    monkeypatch.setattr(module, "collect", busy)
+    looks(lambda: None)
+    assert main(["--state", str(folder.path), "status", "--watch"]) == 130
+    said = capsys.readouterr()
+    assert said.err == "fedclient: the database is busy\n"
+    assert len(said.out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", ["--every 1", "--watch --every 0", "--watch --every nan", "--watch --every 1e9"]
+)
+def test_an_interval_that_means_nothing_is_refused(folder, capsys, words: str) -> None:
+    assert main(["--state", str(folder.path), "status", *words.split()]) == 2
+    assert capsys.readouterr().err.startswith("fedclient: --every")
+
+
+def test_watching_is_for_people(folder, capsys) -> None:
+    assert main(["--state", str(folder.path), "status", "--watch", "--json"]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_lines_are_drawn_over_those_of_before_and_cut_to_the_screen(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((6, 4)))
+    assert module._redraw(["one", "much too long"], 0) == 2
+    assert capsys.readouterr().out == "\rone\x1b[K\nmuch \x1b[K\n\x1b[J"
+    assert module._redraw(["1", "2", "3", "4", "5"], 2) == 3
+    assert capsys.readouterr().out == "\x1b[2A\r1\x1b[K\n2\x1b[K\n3\x1b[K\n\x1b[J"
+
+
+def test_on_a_terminal_it_redraws_until_ctrl_c(tmp_path) -> None:
+    device = Setup(tmp_path / "device")
+    device.ok("init")
+    ours, theirs = pty.openpty()
+    words = ("status", "--watch", "--every", "0.2")
+    process = subprocess.Popen(
+        device._argv(words), stdin=theirs, stdout=theirs, stderr=theirs, env=environment(TERM="xterm"),
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown, until_s = b"", time.monotonic() + 60
+    while shown.count(b"\x1b[J") < 3 and time.monotonic() < until_s:
+        shown += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    os.close(ours)
+    first, second = (part.count(b"\x1b[K") for part in shown.split(b"\x1b[J")[:2])
+    assert first == second > 10
+    assert f"\x1b[{first}A\r".encode() in shown
+    assert b"in no federation" in shown

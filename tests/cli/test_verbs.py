@@ -25,8 +25,8 @@ RUN_ELSEWHERE = {"demo"}  # tests/cli/test_demo.py: it takes a while
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Ask the verbs' own modules, so that none is forgotten."""
     root = _Parser().add_subparsers()
-    for verb in VERBS.values():
-        import_module(verb.module).add_parser(root)
+    for module in dict.fromkeys(verb.module for verb in VERBS.values()):
+        import_module(module).add_parser(root)
     return dict(_walk(root, ()))
 
 
@@ -57,6 +57,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
         "init": (device, []),
         "enroll": (device, [gateway.ok("gateway", "invite").strip()]),
         "status": (device, []),
+        "why": (device, []),
         "dry-run": (device, ["--model", head, "--data", data, "--epochs", 1]),
         "samples stats": (device, []),
         "model check": (device, [head]),
@@ -86,7 +87,9 @@ def test_every_verb_and_option_says_what_it_is_for() -> None:
 def test_one_object_and_nothing_else(calls: dict[str, tuple[Setup, list[object]]]) -> None:
     for verb, (setup, words) in calls.items():
         done = setup.run(*verb.split(), *words, "--json")
-        assert (done.returncode, done.stderr) == (0, ""), verb
+        codes = (0, 75) if verb == "why" else (0,)  # this machine may be busy
+        assert done.stderr == "", verb
+        assert done.returncode in codes, verb
         assert isinstance(json.loads(done.stdout), dict), verb
         assert done.stdout.count("\n") == 1, verb
 
