@@ -118,7 +118,7 @@ class LimitSettings:
 class TrainerSettings:
     """The child process that trains."""
 
-    threads: int = key(1, "processor threads; one processor stays free", 1, 64)
+    threads: int | None = key(None, "processor threads; one processor stays free", 1, 64, none="the board's")
     nice: int = key(19, "priority; 19 yields to everything else", 0, 19)
     idle: bool = key(default=True, text="run only when nothing else wants the processor or the disk")
     memory_mib: int | None = key(None, "memory it may take", 32, 1 << 20, none="the board's")
@@ -212,10 +212,9 @@ class Config:
     def trainer_on(self, profile: Profile) -> TrainerSettings:
         """Return the trainer's settings on this board, with its threads and memory where none are set."""
         free = max(1, len(os.sched_getaffinity(0)) - 1)
-        own = ("trainer", "threads") in self.said or self.trainer.threads != TrainerSettings().threads
         return replace(
             self.trainer,
-            threads=min(self.trainer.threads if own else profile.threads, free),
+            threads=min(self.trainer.threads or profile.threads, free),
             memory_mib=self.trainer.memory_mib or profile.memory_mib,
         )
 

@@ -154,7 +154,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(tmp_path: Path, text: str
         ("[trainer]\nthreads = 65", "[trainer] threads is 65, but must be a whole number from 1 to 64"),
         ("[trainer]\nthreads = 2.0", "[trainer] threads is 2.0, but must be a whole number from 1 to 64"),
         ("[trainer]\nthreads = true", "[trainer] threads is True, but must be a whole number from 1 to 64"),
-        ("[trainer]\nthreads = false", "[trainer] threads is False, but must be a whole number"),
+        ("[trainer]\nnice = false", "[trainer] nice is False, but must be a whole number from 0 to 19"),
         ("[trainer]\nthreads = '2'", "[trainer] threads is '2', but must be a whole number from 1 to 64"),
         ("[trainer]\ngrace_s = nan", "[trainer] grace_s is nan, but must be a number from 0.1 to 300"),
         ("[trainer]\ngrace_s = inf", "[trainer] grace_s is inf, but must be a number from 0.1 to 300"),
@@ -390,10 +390,14 @@ def test_threads_are_the_boards_and_leave_one_processor(
     monkeypatch: pytest.MonkeyPatch, cores: int, owner: int | None, board: int, threads: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
-    found = Config(trainer=TrainerSettings(threads=owner or 1, nice=3)).trainer_on(
-        replace(HOT, threads=board)
-    )
+    found = Config(trainer=TrainerSettings(threads=owner, nice=3)).trainer_on(replace(HOT, threads=board))
     assert (found.threads, found.nice) == (threads, 3)
+
+
+def test_false_is_what_the_board_says(tmp_path: Path) -> None:
+    found = load(write(tmp_path / "c.toml", "[trainer]\nthreads = false\nmemory_mib = false"), {})
+    assert found == Config()
+    assert "(a whole number from 1 to 64, or false for the board's)" in template()
 
 
 def test_memory_is_the_boards_unless_set() -> None:

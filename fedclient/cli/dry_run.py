@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fedclient.config import PrivacySettings, TrainerSettings
+from fedclient import boards
+from fedclient.config import Config, PrivacySettings
 from fedclient.device.jobs import TrainerExit
 from fedclient.errors import DataError, FedClientError, ModelError, TransientError, UsageError
 from fedclient.limits import DENSITIES, LEARNING_RATES, MAX_BATCH, MAX_EPOCHS
@@ -20,9 +21,8 @@ from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import History
 from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
-from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
-from fedclient.scheduler.schedule import Policy
 from fedclient.values import CodecMode
 
 _CODECS = tuple(mode.name.lower() for mode in CodecMode)  # as in a plan file
@@ -59,17 +59,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Decide as the agent would, train in a child as the agent does, and report."""
     _check(args)
-    readings = Probe(Path.cwd(), profile=UNKNOWN_BOARD).read(
+    profile = boards.here()
+    readings = Probe(Path.cwd(), profile=profile).read(
         Activity(broker_is_local=True), 0.0
     )  # before the trainer has its load
     epochs: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
-    for line in _train(args):
+    for line in _train(args, profile):
         if "epoch" in line:
             epochs.append({key: line["epoch"][key] for key in _EPOCH_KEYS})
             _progress(len(epochs), args.epochs)
         result = line.get("result", result)
-    decision = _decide(readings, SampleCounts(new=result["samples"], distinct=result["distinct"]))
+    decision = _decide(readings, SampleCounts(new=result["samples"], distinct=result["distinct"]), profile)
     report = {
         "decision": decision.as_dict(),
         "samples": result["samples"],
@@ -104,15 +105,16 @@ def _check(args: argparse.Namespace) -> None:
         raise ModelError(f"{args.model}: this is not a file")
 
 
-def _decide(readings: Readings, samples: SampleCounts) -> Decision:
-    """Judge this machine by the default policy; the data at hand is what there is of samples."""
+def _decide(readings: Readings, samples: SampleCounts, profile: Profile) -> Decision:
+    """Judge this machine by this board's defaults; the data at hand is what there is of samples."""
     activity = replace(readings.activity, samples=samples)
     now = Now(elapsed_s=0.0)
-    return decide(replace(readings, activity=activity), Policy(), UNKNOWN_BOARD, History(), now)
+    return decide(replace(readings, activity=activity), Config().policy_on(profile), profile, History(), now)
 
 
-def _train(args: argparse.Namespace) -> Any:
+def _train(args: argparse.Namespace, profile: Profile) -> Any:
     """Start a trainer and yield the lines it prints."""
+    settings = asdict(Config().trainer_on(profile))
     arguments = {
         "parent": os.getpid(),
         "model": str(args.model),
@@ -125,7 +127,7 @@ def _train(args: argparse.Namespace) -> Any:
         "codec": args.codec,
         "density": args.density,
         "min_per_class": PrivacySettings().min_per_class,
-        **{key: value for key, value in asdict(TrainerSettings()).items() if key in _TRAINER_KEYS},
+        **{key: value for key, value in settings.items() if key in _TRAINER_KEYS},
     }
     command = [sys.executable, "-m", "fedclient.trainer", "dry-run", json.dumps(arguments)]
     # the current folder stays importable: --data may name a function of the user's own

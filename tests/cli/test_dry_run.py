@@ -13,7 +13,12 @@ import pytest
 
 from fedclient.cli import dry_run, main
 from fedclient.model.head import write_head
-from fedclient.scheduler.policy import History, Policy, Readings, decide
+from fedclient.scheduler.check import Now
+from fedclient.scheduler.history import History
+from fedclient.scheduler.policy import decide
+from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.readings import Readings
+from fedclient.scheduler.schedule import Policy
 from tests.runtime.models import Foreign, build
 
 FEATURES, CLASSES, ROWS = 20, 3, 120
@@ -81,7 +86,7 @@ def save(folder: Path, x: np.ndarray, y: object) -> Path:
 def test_the_json_has_exactly_the_keys_that_others_rely_on(report) -> None:
     found = report("--epochs", 3, "--learning-rate", 0.3)
     assert list(found) == ["decision", "samples", "epochs", "seconds", "trainer_peak_pss_mib", "bytes"]
-    assert list(found["decision"]) == ["eligible", "gates"]
+    assert list(found["decision"]) == ["eligible", "at_s", "next_s", "gates"]
     assert [list(epoch) for epoch in found["epochs"]] == [["loss", "accuracy", "holdout_accuracy"]] * 3
     assert list(found["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed"]
     assert found["samples"] == ROWS
@@ -115,7 +120,7 @@ def test_batch_size_and_learning_rate_are_used(report) -> None:
 
 def test_the_decision_has_every_gate_of_the_default_policy(report) -> None:
     decision = report("--epochs", 1)["decision"]
-    wanted = decide(Readings(), Policy(), History(), 0.0)
+    wanted = decide(Readings(), Policy(), UNKNOWN_BOARD, History(), Now(elapsed_s=0.0))
     assert [gate["name"] for gate in decision["gates"]] == [gate.name for gate in wanted.gates]
     assert all(gate["sentence"] for gate in decision["gates"])
     assert decision["eligible"] == all(gate["ok"] for gate in decision["gates"])
