@@ -249,7 +249,7 @@ def command(tmp_path, monkeypatch, capsys):
     folder = folders.create(tmp_path / "state")
 
     def call(agent: FakeAgent) -> tuple[int, str]:
-        monkeypatch.setattr(module, "Agent", lambda *_: agent)
+        monkeypatch.setattr(module, "Agent", lambda *_, **__: agent)
         code = main(["--state", str(folder.path), "run", "--once"])
         said = capsys.readouterr()
         assert said.out == ""
