@@ -57,7 +57,7 @@ class Power:
 
     def _supplies(self) -> list[Supply]:
         try:
-            names = self._tree.names(FOLDER)
+            names = self._tree.names(FOLDER, r"[^.].*")
         except Unreadable as error:
             if error.absent and self._tree.exists(CLASSES):  # a kernel without such hardware
                 return []
