@@ -280,11 +280,6 @@ def template(state: Path | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """Read a file that a person wrote; raises ConfigError, with line and column where it is not TOML."""
-    return tomlfile.read(file).values
-
-
 def _files(main: Path, named: bool) -> list[Path]:
     """Return the files to read, in order; a named one is read even if it is not there, to say so."""
     folder = main.parent / f"{main.stem}.d"

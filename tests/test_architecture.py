@@ -42,6 +42,7 @@ EDGES = (
     "scheduler/probe",
     "runtime/",
     "samples/",
+    "model/trial.py",  # it measures how long a step takes
     "device/",
     "training/",
     "transport/mqtt.py",

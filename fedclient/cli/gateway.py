@@ -203,10 +203,10 @@ def rounds(args: argparse.Namespace) -> int:
 
 def read_plan(path: Path) -> Plan:
     """Read a plan: the keys are the fields of values.Plan; raises ConfigError, naming what is wrong."""
-    from fedclient.config import read_toml  # noqa: PLC0415 - ditto
+    from fedclient import tomlfile  # noqa: PLC0415 - ditto
     from fedclient.wire import messages  # noqa: PLC0415 - ditto
 
-    found = read_toml(path)
+    found = tomlfile.read(path).values
     _known(path, found, {item.name for item in fields(Plan)})
     codec = found.pop("codec", {})
     if not isinstance(codec, dict):
