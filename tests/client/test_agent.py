@@ -18,7 +18,7 @@ from fedclient.device.jobs import Jobs, Lease
 from fedclient.device.slots import Slots
 from fedclient.errors import AlreadyRunning, StorageFull
 from fedclient.session import Enrolment
-from fedclient.values import HeadVersion, MessageType, Phase, Reason, ReceiptStatus
+from fedclient.values import Command, CommandKind, HeadVersion, MessageType, Phase, Reason, ReceiptStatus
 from fedclient.wire.blobs import split
 from tests.client.harness import PLAN, TOPICS, V1, V2, V3, Device, MiniGateway
 
@@ -635,3 +635,33 @@ def test_a_damaged_checkpoint_or_database_row_never_becomes_a_crash_loop(device,
     device.agent._database.execute("UPDATE outbox SET body = CAST('x' AS BLOB)")
     second = trained(device, gateway, V2)
     assert gateway.open(device, second).counter == 2
+
+
+def test_a_receipt_may_ask_for_a_rest_which_each_device_draws_for_itself(device, gateway) -> None:
+    envelope = trained(device, gateway)
+    gateway.answer(device.id, envelope, ReceiptStatus.COUNTED, retry_window_s=(100, 200))
+    device.samples(seed=2)
+    gateway.publish(V2)
+    device.turn()
+    assert device.agent.work.closed_gates == ("pace",)
+    device.stop()
+    agent = device.start()  # the drawn moment is kept
+    device.turn(99.0)
+    assert agent.work.closed_gates == ("pace",)
+    device.turn(101.0)
+    device.turn(5.0)
+    assert agent.state.phase is Phase.TRAINING
+
+
+def test_a_command_of_the_gateway_pauses_a_training(device, gateway) -> None:
+    device.samples()
+    gateway.publish(V1)
+    agent = device.join(gateway)
+    assert agent.state.phase is Phase.TRAINING
+    command = Command(sequence=1, kind=CommandKind.PAUSE)
+    gateway.transport.publish(
+        TOPICS.command(device.id), gateway.downlink.command(device.id, command), retain=True
+    )
+    device.turn()
+    device.trainer_ends()
+    assert (agent.state.phase, agent.work.closed_gates) == (Phase.WAITING, ("paused",))

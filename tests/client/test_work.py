@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedclient.client.work import FIRST_BACKOFF_S, MAX_BACKOFF_S, Work
+from fedclient.client.work import FIRST_BACKOFF_S, MAX_BACKOFF_S, SAVE_S, Work
 from fedclient.config import LimitSettings
 from fedclient.device.database import open_database
 from fedclient.device.jobs import TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.session import Cause, Crashed, Enrolment, Finished, HeadLost, State, Stopped
+from fedclient.values import Command, CommandKind
 from tests.client.harness import V1, V2
 from tests.client.test_link import MiniGateway
 
@@ -158,3 +159,72 @@ def test_the_newest_sample_of_an_update_comes_from_its_report(work) -> None:
     journal.record_round(3, V1, {"newest_sample": 42})
     journal.record_round(4, V1, {})
     assert [work.newest_sample(counter) for counter in (3, 4, 5)] == [42, 0, 0]
+
+
+class Trainer:
+    """Notes what is done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.pid = 1
+
+    def kill(self) -> None:
+        self.done.append("kill")
+
+    def cut_off(self) -> None:
+        self.done.append("cut off")
+
+    def ask_to_stop(self, *_: float) -> None:
+        self.done.append("ask")
+
+
+def test_a_trainer_beyond_its_memory_is_ended_whatever_the_kernel_bounds(work, device, caplog) -> None:
+    bounded = replace(device.config, trainer=replace(device.config.trainer, memory_mib=64))
+    work = Work(device.folder, bounded, work._database)
+    work.child = Trainer()
+    work._guard_memory(64.0)
+    assert work.child.done == []
+    work._guard_memory(65.0)
+    assert work.child.done == ["kill"]
+    assert "memory_mib is 64" in caplog.text
+
+
+def test_a_sagging_supply_cuts_the_trainer_off_and_anything_else_asks(work, device, monkeypatch) -> None:
+    work.child = Trainer()
+    for gates, done in ((("temperature",), "ask"), (("temperature", "supply"), "cut off")):
+        monkeypatch.setattr(type(work), "closed_gates", gates)
+        work.ask_to_stop(0.0)
+        assert work.child.done[-1] == done
+    work.prepare(V1)
+    assert ended(work, -signal.SIGKILL, cut_off=True) == [Stopped()], "no failure of its own"
+
+
+def test_while_the_supply_sags_nothing_is_saved_that_can_wait(work, device, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr(work, "save", lambda: saved.append(True))
+    device.samples()
+    work.child = Trainer()
+    work.decide(WAITING, 10 * SAVE_S)
+    assert saved == [True]
+    work.decide(WAITING, 10 * SAVE_S + 1.0)
+    assert saved == [True], "once a minute is enough"
+    decide = work.conditions.decide
+    monkeypatch.setattr(work.conditions, "decide", lambda *a: replace(decide(*a), gates=(SAGGING,)))
+    work.decide(WAITING, 20 * SAVE_S)
+    assert saved == [True]
+
+
+SAGGING = SimpleNamespace(name="supply", ok=False)
+
+
+def test_a_command_is_obeyed_once_also_after_a_restart(work, device) -> None:
+    pause = Command(sequence=3, kind=CommandKind.PAUSE, seconds=60)
+    assert work.obey(pause, 0.0)
+    assert "paused" in work.decide(WAITING, 1.0).closed
+    assert not work.obey(pause, 30.0)
+    again = Work(device.folder, device.config, work._database)
+    assert not again.obey(pause, 30.0)
+    assert "paused" in again.decide(WAITING, 31.0).closed
+    assert not again.obey(Command(sequence=2, kind=CommandKind.RESUME), 31.0), "an older one"
+    assert again.obey(Command(sequence=4, kind=CommandKind.RESUME), 31.0)
+    assert "paused" not in again.decide(WAITING, 32.0).closed

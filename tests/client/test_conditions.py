@@ -1,0 +1,209 @@
+"""The scheduler's edge: device time, what is spent, who paused, and when to fetch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from fedclient.client.conditions import LONGEST_SLEEP_S, Conditions, DeviceClock, Doing, is_local
+from fedclient.config import Config
+from fedclient.device import schedule
+from fedclient.device.database import open_database
+from fedclient.errors import ConfigError
+from fedclient.scheduler.history import DAY_S, ClockMark, Cost
+from fedclient.scheduler.probe_usage import Usage
+from fedclient.scheduler.schedule import Policy
+from fedclient.testing.setup import EAGER
+from tests.client.harness import V1
+
+CAPTURES = Path(__file__).parents[2] / "hardware" / "boards"
+MARK = ClockMark(elapsed_s=5000.0, boot_id="old", boot_s=100.0, unix_s=1_000_000.0)
+
+
+@pytest.fixture
+def database(device):
+    opened = open_database(device.folder)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def conditions(device, database):
+    device.samples()
+    return Conditions(device.folder, device.config, database)
+
+
+def on(device, database, policy: Policy, root: Path = Path("/")) -> Conditions:
+    return Conditions(device.folder, Config(state=device.folder.path, schedule=policy), database, root=root)
+
+
+# --- device time -----------------------------------------------------------------------------------
+def test_device_time_begins_with_the_boot_and_goes_on_over_a_restart() -> None:
+    assert DeviceClock(None, "b").elapsed_s(70.0, None) == 70.0
+    again = DeviceClock(replace(MARK, boot_id="b"), "b")
+    assert again.elapsed_s(160.0, None) == 5060.0
+    assert again.elapsed_s(161.0, 9e9) == 5061.0  # within a boot no wall clock is asked
+
+
+def test_over_a_reboot_the_time_off_counts_where_both_clocks_were_right() -> None:
+    assert DeviceClock(MARK, "new").elapsed_s(30.0, 1_000_600.0) == 5600.0
+    assert DeviceClock(MARK, "new").elapsed_s(30.0, None) == 5030.0
+    assert DeviceClock(replace(MARK, unix_s=None), "new").elapsed_s(30.0, 1_000_600.0) == 5030.0
+
+
+def test_a_clock_that_is_right_only_later_is_caught_up_with_once() -> None:
+    clock = DeviceClock(MARK, "new")
+    assert clock.elapsed_s(30.0, None) == 5030.0
+    assert clock.elapsed_s(40.0, 1_000_600.0) == 5600.0
+    assert clock.elapsed_s(50.0, 2_000_000.0) == 5610.0  # a clock set a second time changes nothing
+    assert clock.elapsed_s(60.0, None) == 5620.0
+
+
+@pytest.mark.parametrize("unix_s", [-1e12, 0.0, 999_000.0])
+def test_a_wall_clock_that_went_back_takes_no_time_away(unix_s: float) -> None:
+    assert DeviceClock(MARK, "new").elapsed_s(30.0, unix_s) == 5030.0
+
+
+def test_a_wall_clock_that_is_years_ahead_counts_a_month_at_most() -> None:
+    assert DeviceClock(MARK, "new").elapsed_s(30.0, 9e9) == 5000.0 + 30 * DAY_S
+
+
+# --- what is remembered -------------------------------------------------------------------------------
+def test_pauses_budgets_and_spacing_survive_a_restart(device, database, conditions) -> None:
+    conditions.decide(Doing(head=V1), 100.0)
+    conditions.pause("owner", 0, 100.0)
+    conditions.job_begins()
+    conditions.count_traffic(5000)
+    with database.transaction():
+        conditions.save()
+    assert not conditions.changed
+    again = Conditions(device.folder, device.config, database)
+    closed = again.decide(Doing(head=V1), 101.0)
+    assert "paused" in closed.closed
+    assert again.spent()["traffic_bytes"] == 5000
+    assert closed.history.owner_hold_s == inf
+    again.resume("owner")
+    assert "paused" not in again.decide(Doing(head=V1), 102.0).closed
+
+
+def test_nobody_lifts_anothers_pause(conditions) -> None:
+    conditions.pause("gateway", 60.0, 0.0)
+    conditions.pause("owner", 30.0, 0.0)
+    conditions.resume("gateway")
+    assert "paused" in conditions.decide(Doing(), 1.0).closed
+    assert "paused" not in conditions.decide(Doing(), 31.0).closed
+
+
+def test_a_new_link_counts_its_bytes_from_zero(conditions) -> None:
+    conditions.decide(Doing(), 0.0)
+    for total in (100, 150, 20, 30):
+        conditions.count_traffic(total)
+    assert conditions.spent()["traffic_bytes"] == 180
+
+
+def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) -> None:
+    conditions = on(device, database, EAGER, CAPTURES / "raspberry-pi-4b" / "capture")
+    conditions.decide(Doing(), 0.0)
+    conditions.job_begins()
+    conditions.trainer_starts(10.0)
+    conditions.decide(Doing(trainer_pid=os.getpid()), 14.0)
+    conditions.trainer_ended(16.0)
+    conditions.decide(Doing(), 60.0)
+    spent = conditions.spent()
+    assert spent["training_s"] == pytest.approx(6.0)
+    assert spent["energy_j"] == pytest.approx(6.0 * conditions.profile.training_w)
+    conditions.job_settled()
+    assert conditions.decide(Doing(), 61.0).history.last_job.training_s == pytest.approx(6.0)
+
+
+def test_a_flash_budget_on_a_kernel_that_does_not_count_is_refused(device, database, monkeypatch) -> None:
+    blind = Usage(cpu_s=0.0, written_bytes=None, trainer_private_mib=None)
+    monkeypatch.setattr("fedclient.scheduler.probe.usage", lambda _: blind)
+    on(device, database, EAGER)
+    with pytest.raises(ConfigError, match="daily_flash_mib"):
+        on(device, database, replace(EAGER, daily_flash_mib=5.0))
+
+
+def test_a_damaged_memory_is_begun_anew(device, database, conditions) -> None:
+    conditions.pause("owner", 0, 0.0)
+    with database.transaction():
+        conditions.save()
+        database.execute("UPDATE schedule SET record = '{}'")
+    assert schedule.load(database)[1] is None
+    assert "paused" not in Conditions(device.folder, device.config, database).decide(Doing(), 1.0).closed
+
+
+# --- deciding ---------------------------------------------------------------------------------------
+def test_a_decision_needs_the_samples_of_its_head(device, conditions) -> None:
+    assert conditions.decide(Doing(), 0.0).eligible
+    assert conditions.readings.activity.samples.distinct == 60
+
+
+def test_while_a_job_runs_samples_are_counted_again_only_after_a_purge(
+    device, conditions, monkeypatch
+) -> None:
+    counted = []
+    count = conditions.count
+    monkeypatch.setattr(conditions, "count", lambda head: counted.append(head) or count(head))
+    running = Doing(trainer_pid=os.getpid())
+    for now_s in range(3):
+        conditions.decide(running, float(now_s))
+    assert len(counted) == 1
+    conditions._store().purge()
+    assert "distinct_samples" in conditions.decide(running, 4.0).closed
+    assert len(counted) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1", "supply voltage"),
+        ("commands/busctl-metered", "u 1", "metered"),
+        ("proc/net/route", "Iface\tDestination\n", "no default route"),
+    ],
+)
+def test_heads_are_not_fetched_in_bad_conditions(device, database, tmp_path, file, text, says) -> None:
+    root = tmp_path / "board"
+    shutil.copytree(CAPTURES / "raspberry-pi-4b" / "capture", root)
+    quiet = on(device, database, Policy(), root)
+    assert quiet.held_back(0.0) == ""
+    (root / file).write_text(text)
+    assert says in on(device, database, Policy(), root).held_back(0.0)
+    assert on(device, database, replace(EAGER, networks=()), root).held_back(0.0) == ""
+
+
+def test_what_keeps_training_back_does_not_keep_heads_back(device, database, conditions) -> None:
+    conditions.pause("owner", 0, 0.0)
+    assert conditions.held_back(0.0) == ""
+    assert conditions.decision is None, "looking is not deciding"
+
+
+def test_it_sleeps_until_something_can_change(device, database) -> None:
+    conditions = on(device, database, replace(EAGER, poll_s=60.0))
+    device.samples()
+    assert conditions.sleep_s() == 60.0
+    for seconds, expected in ((600, 600.0), (0, LONGEST_SLEEP_S), (9 * 3600, LONGEST_SLEEP_S), (5, 60.0)):
+        conditions.pause("owner", seconds, 0.0)
+        conditions.decide(Doing(), 0.0)
+        assert conditions.sleep_s() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "::1", "ip6-localhost"]
+)
+def test_a_broker_on_this_machine_needs_no_network(host: str) -> None:
+    assert is_local(host)
+
+
+@pytest.mark.parametrize("host", ["broker.example", "10.0.0.1", "localhost.example", "0.0.0.0", "", "::2"])
+def test_any_other_broker_does(host: str) -> None:
+    assert not is_local(host)
+
+
+def test_costs_add_up() -> None:
+    assert Cost(training_s=1.0) + Cost(training_s=2.0, energy_j=3.0) == Cost(training_s=3.0, energy_j=3.0)
