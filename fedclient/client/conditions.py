@@ -26,6 +26,7 @@ from fedclient.scheduler.history import ClockMark, Cost, History
 from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
+from fedclient.scheduler.timing import watts
 from fedclient.storage import Database
 from fedclient.values import HeadVersion
 
@@ -125,6 +126,11 @@ class Conditions:
         return "; ".join(gate.sentence for gate in gates if not gate.ok and gate.name in KEEPS_FETCHES_BACK)
 
     def _judge(self, doing: Doing, now_s: float) -> Decision:
+        self.look(doing, now_s)
+        return decide(self.readings, self.policy, self.profile, self._history, self.now)
+
+    def look(self, doing: Doing, now_s: float) -> None:
+        """Read everything, and account for what was spent since the last look."""
         activity = Activity(
             resuming=doing.resuming,
             broker_is_local=self.broker_is_local,
@@ -133,8 +139,16 @@ class Conditions:
         self.readings = self._probe.read(activity, now_s, doing.trainer_pid)
         self._tick(now_s)
         self._account(now_s, doing.trainer_pid)
-        now = Now(elapsed_s=self._now.elapsed_s, minute_of_week=_minute_of_week(self._now.unix_s))
-        return decide(self.readings, self.policy, self.profile, self._history, now)
+
+    @property
+    def now(self) -> Now:
+        """Device time of the last look, and the local time where the clock is right."""
+        return Now(elapsed_s=self._now.elapsed_s, minute_of_week=_minute_of_week(self._now.unix_s))
+
+    @property
+    def unix_s(self) -> float | None:
+        """The wall clock at the last look, where it was synchronised."""
+        return self._now.unix_s
 
     def _tick(self, now_s: float) -> None:
         unix_s = time.time() if self.readings.clock_synchronised.value else None
@@ -222,8 +236,8 @@ class Conditions:
         trained_s = 0.0
         if self._accounted_s is not None:
             trained_s, self._accounted_s = max(0.0, now_s - self._accounted_s), now_s
-        watts = self.readings.power_w.value or self.profile.training_w or 0.0
-        self._spend(Cost(training_s=trained_s, energy_j=watts * trained_s, flash_bytes=flash))
+        drawn_w = watts(self.readings, self.profile) or 0.0
+        self._spend(Cost(training_s=trained_s, energy_j=drawn_w * trained_s, flash_bytes=flash))
 
     def _written(self, trainer_pid: int | None) -> int:
         """Return what was written to disk so far; raises ConfigError for a budget that cannot be kept."""
