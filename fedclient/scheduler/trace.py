@@ -4,10 +4,11 @@
     [0,0,"mains",6,48.5,20,8040]
     [60,6,49]
 
-A header comes first; another one stands wherever an agent began anew, and forgets all values.  Any
-other line has the whole seconds since the line before (or since the header's device time), then pairs:
-the place of a name in the header, and its value from now on (null: not known).  What is not in a line
-stays as it was.  Sources and reasons are not kept.
+A header comes first; another one stands wherever an agent began anew, and forgets all values.  (One that
+begins at the very second of the line before is no new agent: two files were put together.)  Any other
+line has the whole seconds since the line before, or since the header's device time; then pairs: the
+place of a name in the header, and its value from now on (null: not known).  What is not in a line stays
+as it was.  Sources and reasons are not kept.
 
 Numbers are rounded to the side that closes a gate, so a replay may train a little less than the agent,
 and not more.  The trainer's own load is taken out, so that a replay may train at other times.
@@ -32,6 +33,7 @@ VERSION: Final = 1
 MAX_LINE_CHARS: Final = 4096  # a header has about 500, a line with every name changed about 300
 MAX_TEXT_CHARS: Final = 64  # a board or a power mode
 _MARK: Final = "fedclient-trace"
+MAGIC: Final = f'{{"{_MARK}":'.encode()  # what every trace begins with
 _SAMPLES: Final = ("new_samples", "distinct_samples")
 _EXTRA: Final = {
     "minute_of_week": "int",  # local; only where it is not the last one plus the time since
@@ -46,6 +48,7 @@ _KINDS: Final = {
 }
 _CHOICES: Final = {"power": ("mains", "battery"), "network": NETWORKS}
 NAMES: Final = tuple(_KINDS)
+EVENTS: Final = tuple(name for name in SENSORS if _KINDS[name] in ("bool", "str"))
 _BOARD: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_TEXT_CHARS - 1}}}")
 
 Value = float | str | bool | None
@@ -104,15 +107,23 @@ def encode(before: Written, readings: Readings, now: Now) -> tuple[str, Written]
     return _dump([at_s - before.at_s, *pairs]), Written(at_s, values, anchor)
 
 
+def restate(board: str, known: Written) -> str:
+    """Return a header and one line with all that is known: the same agent goes on in another file."""
+    header, _ = begin(board, known.at_s)
+    minute = _minute(known.anchor, known.at_s)
+    values = {**known.values, **({} if minute is None else {"minute_of_week": minute})}
+    pairs = [one for name, value in values.items() if value is not None for one in (NAMES.index(name), value)]
+    return header + _dump([0, *pairs])
+
+
 def _values(before: Written, readings: Readings) -> dict[str, Value]:
     found = {name: _rounded(name, getattr(readings, name).value) for name in SENSORS}
     activity = readings.activity
-    if readings.cpu_percent.value is not None:
-        alone = max(readings.cpu_percent.value - activity.trainer_cpu_percent, 0.0)
-        found["cpu_percent"] = _rounded("cpu_percent", alone)
-    if readings.free_memory_mib.value is not None:
-        alone = readings.free_memory_mib.value + activity.trainer_memory_mib
-        found["free_memory_mib"] = _rounded("free_memory_mib", alone)
+    cpu, memory = readings.cpu_percent.value, readings.free_memory_mib.value
+    if cpu is not None and isfinite(cpu):
+        found["cpu_percent"] = _rounded("cpu_percent", max(cpu - activity.trainer_cpu_percent, 0.0))
+    if memory is not None and isfinite(memory):
+        found["free_memory_mib"] = _rounded("free_memory_mib", memory + activity.trainer_memory_mib)
     if activity.training:  # it counts in, by how much nobody knows
         found["psi_cpu_percent"] = before.values.get("psi_cpu_percent")
     return {
@@ -203,8 +214,9 @@ class _Reader:
         begins = True
         for number, found in self._parsed():
             if isinstance(found, dict):
+                before_s = self._device_s
                 self._header(number, found)
-                values, anchor, begins = {}, None, True
+                values, anchor, begins = {}, None, begins or self._device_s != before_s
                 continue
             changed = self._changed(number, found)
             if "minute_of_week" in changed:
