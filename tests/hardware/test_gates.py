@@ -114,16 +114,30 @@ def no_file(path: str) -> Callable[[Path], None]:
     return lambda root: (root / path).unlink()
 
 
-def default_route(interface: str, **files: str) -> Callable[[Path], None]:
+def default_route(interface: str, metric: int = 50, **files: str) -> Callable[[Path], None]:
+    """Add a default route; those of the captures have a metric of 100 or more."""
+
     def change(root: Path) -> None:
         head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
-        line = f"{interface}\t00000000\t010200C0\t0003\t0\t0\t50\t00000000\t0\t0\t0\n"
+        line = f"{interface}\t00000000\t010200C0\t0003\t0\t0\t{metric}\t00000000\t0\t0\t0\n"
         before = (root / "proc/net/route").read_text().splitlines(keepends=True)[1:]
         put(root, "proc/net/route", head + line + "".join(before))
         for path, text in files.items():
             put(root, f"sys/class/net/{interface}/{path.replace('__', '/')}", text)
 
     return change
+
+
+def an_equal_route(root: Path) -> None:
+    """Two default routes that are equally good: packets may take the dear one."""
+    (metric,) = {line.split("\t")[6] for line in (root / "proc/net/route").read_text().splitlines()[1:2]}
+    default_route("wwan0", int(metric), uevent="DEVTYPE=wwan\n")(root)
+
+
+def seated_elsewhere(root: Path) -> None:
+    """Somebody is logged in, but another one sits in front: a text console."""
+    put(root, "run/systemd/sessions/2", "TYPE=wayland\nCLASS=user\nACTIVE=0\nSTATE=online\nSEAT=seat0\n")
+    put(root, "run/systemd/sessions/3", "TYPE=tty\nCLASS=user\nACTIVE=1\nSTATE=active\nSEAT=seat0\n")
 
 
 def seated(root: Path) -> None:
@@ -197,6 +211,8 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], set[str] | Closed, dict[str, 
     "metered": (loads("commands/busctl-metered", "u 1\n"), {"metered"}, {}),
     "guessed metered": (loads("commands/busctl-metered", "u 3\n"), {"metered"}, {}),
     "a modem": (default_route("wwan0", uevent="DEVTYPE=wwan\n"), {"network", "metered"}, {}),
+    "a modem, as good as the others": (an_equal_route, {"network", "metered"}, {}),
+    "a modem in reserve": (default_route("wwan0", 900, uevent="DEVTYPE=wwan\n"), NOTHING, {}),
     "a phone by USB": (
         default_route("usb0", uevent="", device__uevent="DRIVER=rndis_host\n"),
         {"network", "metered"},
@@ -207,6 +223,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], set[str] | Closed, dict[str, 
     "routes not told": (no_file("proc/net/route"), {"network"}, {}),  # NetworkManager still guesses
     "somebody types": (seated_and_busy, {"session"}, {}),
     "somebody left": (seated_and_idle, NOTHING, {}),
+    "a text console in front": (seated_elsewhere, NOTHING, {}),
     "idleness not told": (seated, {"session"}, {}),
     "clock not set": (
         lambda root: shutil.rmtree(root / "run/systemd/timesync", ignore_errors=True),
