@@ -96,7 +96,7 @@ def test_a_broker_that_hangs_does_not_hold_the_end_up(world, broker):
         )
 
 
-def test_gateway_pause_reaches_the_broker_at_once_and_resume_after_a_restart_of_it(world, broker):
+def test_gateway_pause_is_heard_at_once_and_followed_once_and_resume_survives_the_broker(world, broker):
     device = world.devices[0]
     topic = TOPICS.command(device.id)
     with closing((desk := world.desk()).store):
@@ -114,9 +114,17 @@ def test_gateway_pause_reaches_the_broker_at_once_and_resume_after_a_restart_of_
         world.wait(lambda: newest(stranger) == (CommandKind.PAUSE, 1800), "the pause is out")
         assert time.monotonic() - began < PROMPT_S
     assert world.roster()[device.id]["pause"] is not None
+    world.wait_said(device.agent, "the gateway says: pause", 0)
+    device.agent.kill()
+    since = device.agent.said()
+    with Stranger(broker.port, TOPICS.online(device.id)) as stranger:
+        device.agent.start()  # the retained pause comes again, and was followed already
+        world.wait(lambda: words(stranger, TOPICS.online(device.id))[-1:] == [b"online"], "it is back")
     broker.kill()
     assert world.run("gateway", "resume", "--all", state=world.state)
     broker.restart()
     with Stranger(broker.port, topic) as stranger:
         world.wait(lambda: newest(stranger) == (CommandKind.RESUME, 0), "the resume is out")
     assert world.roster()[device.id]["pause"] is None
+    world.wait_said(device.agent, "the gateway says: resume", since)
+    assert "the gateway says: pause" not in device.agent.text(since)
