@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -89,13 +90,13 @@ class Load:
         ticks = [int(one) for one in words[1 : 1 + _COUNTERS] if _COUNTER.fullmatch(one)]
         if words[0] != "cpu" or len(ticks) < max(_IDLE) + 1 or not any(ticks):
             raise Unreadable(f"{STAT} does not begin with the counters of all cores")
-        ours = os.times()
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         total = sum(ticks)
         idle = sum(ticks[one] for one in _IDLE)
         return _Cpu(
             busy_s=(total - idle) / _TICKS,
             total_s=total / _TICKS,
-            trainer_s=ours.children_user + ours.children_system + _cpu_s(trainer_pid),
+            trainer_s=ended.ru_utime + ended.ru_stime + _cpu_s(trainer_pid),
             cores=sum(bool(re.match(r"cpu\d", line)) for line in lines) or 1,
         )
 

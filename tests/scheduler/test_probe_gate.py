@@ -23,6 +23,10 @@ class Strange(Exception):
     def __str__(self): raise ValueError
 def strange(readings): raise Strange
 constant = 5
+calls = []
+def recovers(readings):
+    calls.append(1)
+    return len(calls) > 1 or 1 / 0
 """
 
 
@@ -75,6 +79,11 @@ def test_a_module_that_is_not_there(name: str) -> None:
     found = ask(name)
     assert found.value is None
     assert found.reason.startswith(f"[schedule] gate {name} failed: ")
+
+
+def test_a_function_that_failed_once_is_asked_again(module: str) -> None:
+    gate = OwnGate(f"{module}:recovers")
+    assert [gate.read({}, 0.0).value, gate.read({}, 0.0).value] == [None, True]
 
 
 def test_a_missing_module_is_not_tried_at_each_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -23,7 +24,9 @@ class Machine:
         self.trainer = self.reaped = 0.0
         self.alive = True
         monkeypatch.setattr(probe_load, "_cpu_s", lambda pid: self.trainer if pid and self.alive else 0.0)
-        monkeypatch.setattr(probe_load.os, "times", lambda: Times(self.reaped / 2, self.reaped / 2))
+        monkeypatch.setattr(
+            probe_load.resource, "getrusage", lambda _: Ended(self.reaped / 2, self.reaped / 2)
+        )
         self.write()
 
     def write(self) -> None:
@@ -40,9 +43,9 @@ class Machine:
         self.write()
 
 
-class Times:
-    def __init__(self, user: float, system: float) -> None:
-        self.children_user, self.children_system = user, system
+class Ended(NamedTuple):
+    ru_utime: float
+    ru_stime: float
 
 
 @pytest.fixture

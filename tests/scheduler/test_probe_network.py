@@ -114,6 +114,7 @@ def test_a_phone_on_usb_is_metered(root, driver: str) -> None:
         ("wwan0", "", "", "cellular"),
         ("ppp0", "DEVTYPE=ppp", "", "cellular"),
         ("wwp1s0u1", "DEVTYPE=wwan", "qmi_wwan", "cellular"),
+        ("enp0s2u1i2", "", "cdc_mbim", "cellular"),
         ("wg0", "DEVTYPE=wireguard", "", "other"),
         ("tun0", "INTERFACE=tun0", "", "other"),
         ("eth1", "INTERFACE=eth1", "lan78xx", "ethernet"),

@@ -37,12 +37,12 @@ def test_on_a_headless_board_idlehint_is_no_signal(root) -> None:
     assert (seated.value, idle.value) == (False, None)
     assert idle.reason == "nobody sits at a screen: idleness would say nothing"
     session(root, TYPE="tty")  # somebody's ssh or console
+    os.mkfifo(root.path / SESSIONS[1:] / "1.ref")  # logind keeps a pipe beside each
     assert read(root)[0].value is False
 
 
 def test_a_desktop_and_how_long_nobody_touched_it(root) -> None:
     session(root)
-    os.mkfifo(root.path / SESSIONS[1:] / "1.ref")  # logind keeps a pipe beside each
     root.plant({"commands/busctl-idle": IDLE, "/proc/uptime": "4000.25 1.0"})
     seated, idle = read(root)
     assert (seated.value, seated.source) == (True, f"{SESSIONS}/1")
