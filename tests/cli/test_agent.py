@@ -125,9 +125,16 @@ def test_an_agent_of_another_version_is_one_line(device, lacks: str) -> None:
 @pytest.mark.parametrize(
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("broker.example", False)]
 )
-def test_a_broker_on_this_machine_needs_no_network(device, host: str, local: bool) -> None:
+def test_a_broker_on_this_machine_needs_no_network(device, tmp_path, host: str, local: bool) -> None:
     folder, config = device
-    assert not module._broker_is_local(folder, config)
+    (tmp_path / "root").mkdir()  # a machine that tells of no network
+    config = replace(config, schedule=replace(setup.EAGER, networks=("wifi",)))
+
+    def word() -> str:
+        gates = module.stand((folder, config), root=tmp_path / "root").decision["gates"]
+        return next(gate["sentence"] for gate in gates if gate["name"] == "network")
+
+    without = word()
     invitation = Invitation(
         broker=Broker(host=host, port=1883),
         federation="farm",
@@ -138,7 +145,15 @@ def test_a_broker_on_this_machine_needs_no_network(device, host: str, local: boo
         floor=HeadVersion(0, 0),
     )
     enrolment.save(folder.enrolment, encode_invitation(invitation), b"request")
-    assert module._broker_is_local(folder, config) is local
+    here = "the broker is on this machine: no network is needed"
+    assert without != here
+    assert word() == (here if local else without)
+
+
+def test_a_job_that_was_begun_is_judged_as_one(device) -> None:
+    save(device, replace(TRAINING, running=False))
+    (spacing,) = (gate for gate in module.stand(device).decision["gates"] if gate["name"] == "spacing")
+    assert spacing["sentence"] == "the job has begun: spacing is not asked for again"
 
 
 def test_the_next_chance_is_a_length_of_time(device) -> None:

@@ -79,6 +79,9 @@ def test_every_gate_is_there_the_closed_ones_first(why) -> None:
     assert text.startswith("not eligible; waiting for a good moment to train on head 1.1\n")
     verdicts = [lines[0].split()[0] for lines in rows(text).values()]
     assert verdicts == ["closed"] + ["open"] * (len(GATES) - 1)
+    assert [line.split() for line in rows(text)["power"]] == [
+        ["open", "power", "0", "s", "mains", "-", "power_supply"]
+    ]
 
 
 def test_a_closed_gate_has_value_limit_source_and_remedy(why) -> None:

@@ -98,6 +98,13 @@ def test_a_question_is_answered_and_the_line_is_free_again(loop) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_who_has_spoken_already_is_answered_in_the_turn_that_takes_the_call(loop) -> None:
+    with loop.call(GOOD) as line:
+        assert loop.turn()
+        assert heard(line) == b'{"you asked": "why"}\n'
+        assert not loop.turn()
+
+
 def test_ask_is_the_other_end(loop) -> None:
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(ask, loop.folder, {"ask": "status"})
@@ -140,7 +147,8 @@ BAD = [
     b'{"ask": "pause", "seconds": 1' + b"0" * 900 + b"}",
     b'{"ask": "pause", "seconds": %d}' % (MAX_PAUSE_S + 1),
     b'{"ask": "why"}{"ask": "why"}',
-    b"[" * MAX_CONSOLE_REQUEST_BYTES,
+    b"[" * MAX_CONSOLE_REQUEST_BYTES,  # deeper than a parser goes
+    b"[" * (MAX_CONSOLE_REQUEST_BYTES + 1),
     b'{"ask": "w\xff"}',
     b'{"ask": "why"' + b" " * MAX_CONSOLE_REQUEST_BYTES + b"}",
 ]
@@ -154,6 +162,7 @@ def test_what_is_no_request_gets_a_sentence_and_goes_no_further(loop, line: byte
         answer = json.loads(heard(caller))
     assert list(answer) == ["error"]
     assert len(answer["error"]) > 15
+    assert (f"at most {MAX_CONSOLE_REQUEST_BYTES} bytes" in answer["error"]) is (len(line) > 1024)
     assert not loop.asked
     loop.works()
 
@@ -319,7 +328,7 @@ def test_a_folder_that_takes_no_socket_is_tried_again(tmp_path, caplog) -> None:
     assert f"no socket in {tmp_path}, so `fedclient why` and `pause` do not reach it" in caplog.text
     (tmp_path / NAME).rmdir()
     loop.turn()
-    assert loop.console.interests() == {}
+    assert not (tmp_path / NAME).exists()
     loop.now_s += PATIENCE_S
     loop.turn()
     loop.works()
