@@ -88,7 +88,7 @@ class Load:
         lines = self._tree.text(STAT).splitlines()
         words = lines[0].split()
         ticks = [int(one) for one in words[1 : 1 + _COUNTERS] if _COUNTER.fullmatch(one)]
-        if words[0] != "cpu" or len(ticks) < max(_IDLE) + 1 or not any(ticks):
+        if words[:1] != ["cpu"] or len(ticks) < max(_IDLE) + 1 or not any(ticks):
             raise Unreadable(f"{STAT} does not begin with the counters of all cores")
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         total = sum(ticks)
