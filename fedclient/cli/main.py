@@ -81,6 +81,12 @@ VERBS: Final = {
         settings=False,
         device=False,
     ),
+    "doctor": Verb(
+        "fedclient.cli.doctor",
+        "check board, runtime, broker and permissions; writes nothing",
+        settings=False,
+        device=False,
+    ),
     "service": Verb(
         "fedclient.cli.service", "the systemd units: install or remove them", settings=False, device=False
     ),

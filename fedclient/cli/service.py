@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 UNITS: Final = Path("/etc/systemd/system")
 SYSUSERS: Final = Path("/etc/sysusers.d/fedclient.conf")
 BACKOFF_SINCE: Final = 254  # the systemd that knows RestartSteps=
+ELSEWHERE: Final = "make the environment elsewhere: python3 -m venv /opt/fedclient"
 _PLACEHOLDER: Final = "/opt/fedclient/bin/fedclient"  # in the units as they are shipped
 _PLAIN: Final = re.compile(r"/[A-Za-z0-9/._+@-]*")  # what needs no quoting in a unit
 _HIDDEN: Final = tuple(map(Path, ("/home", "/root", "/run/user")))  # by ProtectHome=yes
@@ -200,18 +201,17 @@ def _check_reachable(path: Path, target: _Target) -> None:
 
 def unreachable(path: Path, root: Path = Path("/")) -> tuple[str, str]:
     """Return why the service could not use a path of the system below `root`, and a remedy; empty: it can."""
-    remedy = "make the environment elsewhere: python3 -m venv /opt/fedclient"
     for folder in (*_HIDDEN, *_PRIVATE_TMP):
         if path.is_relative_to(folder):
-            return f"{path}: the service does not see {folder} (its sandbox hides it)", remedy
+            return f"{path}: the service does not see {folder} (its sandbox hides it)", ELSEWHERE
     for one in reversed([path, *path.parents]):
         try:
             found = (root / one.relative_to("/")).stat()
         except OSError as error:
-            return f"{one}: {error.strerror}", remedy
+            return f"{one}: {error.strerror}", ELSEWHERE
         bit = stat.S_IXOTH if stat.S_ISDIR(found.st_mode) else stat.S_IROTH
         if not found.st_mode & bit:
-            return f"{one}: the service's user may not read it", f"`chmod -R a+rX` it, or {remedy}"
+            return f"{one}: the service's user may not read it", f"`chmod -R a+rX` it, or {ELSEWHERE}"
     return "", ""
 
 

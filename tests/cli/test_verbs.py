@@ -55,6 +55,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
     gateway.ok("gateway", "publish", head)
     return {
         "init": (device, []),
+        "doctor": (device, []),  # before there is a broker that should be there
         "enroll": (device, [gateway.ok("gateway", "invite").strip()]),
         "status": (device, []),
         "why": (device, []),
