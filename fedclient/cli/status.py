@@ -21,7 +21,7 @@ from fedclient.crypto.keys import SigningKey
 from fedclient.device import enrolment
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder, open_folder
-from fedclient.device.journal import Journal
+from fedclient.device.journal import Journal, Round
 from fedclient.device.slots import Slots
 from fedclient.errors import StorageBusy, UsageError
 from fedclient.samples.store import SampleStore
@@ -96,17 +96,13 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "samples": stats.rows,
         "samples_dropped": stats.dropped,
         "damaged_updates": counters.get("damaged_updates", 0),
-        "rounds": [
-            {
-                "counter": one.counter,
-                "head": str(one.version),
-                "status": one.status,
-                "reason": one.reason,
-                **one.report,
-            }
-            for one in rounds
-        ],
+        "rounds": [_round(one) for one in rounds],
     }
+
+
+def _round(one: Round) -> dict[str, Any]:
+    told = {"counter": one.counter, "head": str(one.version), "status": one.status, "reason": one.reason}
+    return {**told, **one.report}
 
 
 def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[str]:
