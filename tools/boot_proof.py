@@ -14,6 +14,7 @@ import pwd
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -395,6 +396,33 @@ def watchdog() -> str:
     return f"WatchdogSec=3: left alone for 7 s; SIGSTOP of the main process: runs again after {took_s:.1f} s"
 
 
+def vcio() -> str:
+    """A Raspberry Pi's drop-in, with a device node that stands for the firmware's."""
+    (shipped,) = Path("/opt/fedclient/lib").glob(
+        "python3*/site-packages/fedclient/hardware/systemd/vcio.conf"
+    )
+    device = Path("/dev/vcio")
+    os.mknod(device, stat.S_IFCHR | 0o660, os.makedev(1, 3))
+    os.chown(device, 0, grp.getgrnam("video").gr_gid)
+    device.chmod(0o660)
+    since = cursor()
+    opens = "ExecStartPre=/bin/sh -c 'cat /dev/vcio && echo it opens /dev/vcio'\n"
+    for name, text in (("vcio.conf", shipped.read_text()), ("opens.conf", f"[Service]\n{opens}")):
+        (DROP_INS / name).write_text(text)
+    call("systemctl", "daemon-reload")
+    call("systemctl", "restart", UNIT)
+    until(lambda: said(UNIT, since, "it opens /dev/vcio"), "the device opens")
+    exposure = (
+        call("systemd-analyze", "security", "--no-pager", UNIT).splitlines()[-1].split(": ")[1].split()[0]
+    )
+    assert float(exposure) <= 2.1, exposure
+    for name in ("vcio.conf", "opens.conf"):
+        (DROP_INS / name).unlink()
+    call("systemctl", "daemon-reload")
+    call("systemctl", "restart", UNIT)
+    return f"exposure {exposure}; the service opens /dev/vcio (root:video 0660) in its sandbox"
+
+
 def out_of_memory() -> str:
     """End the trainer for want of memory; the agent goes on, counts it, and starts another."""
     until(trainer, "it trains")
@@ -478,6 +506,7 @@ def main() -> int:
         "systemctl reload": reload,
         "journal priorities": lambda: priorities(since),
         "watchdog": watchdog,
+        "a Raspberry Pi's drop-in": vcio,
         "trainer out of memory": out_of_memory,
         "service remove": removal,
     }
