@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("demo", "test", "check", "boot_check")
-SHELL = ("tools/setup.sh", "tools/make_rootfs.sh", "tools/binfmt_register.sh", ".ci/run")
+TOOLS = ("demo", "test", "check", "boot_check", "arm_check")
+SHELL = (
+    "tools/setup.sh",
+    "tools/make_rootfs.sh",
+    "tools/binfmt_register.sh",
+    "tools/emulation/in_userland.sh",
+    ".ci/run",
+)
 SCRIPTS = [ROOT / name for name in (*SHELL, *(f"tools/{tool}" for tool in TOOLS))]
 COMMANDS = [script for script in SCRIPTS if script.suffix != ".sh"]
 
@@ -119,6 +125,26 @@ def test_an_environment_that_is_ready_is_used_at_once_with_all_arguments(tmp_pat
 def test_check_knows_one_option(tmp_path: Path) -> None:
     found = run(ROOT / "tools/check", "--fast", cwd=tmp_path)
     assert (found.returncode, found.stderr) == (1, "check: --fast: the only option is --fix\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["buster"], "buster: there are bookworm, trixie, all, --cpu CPU and --wheel WHEEL"),
+        (["--cpu", "z80"], "--cpu z80: there are cortex-a53, cortex-a57, cortex-a72 and cortex-a76"),
+        (["bookworm", "--cpu"], "--cpu: which one?"),
+        (["--wheel", "none.whl"], "--wheel none.whl: there is no such file"),
+    ],
+)
+def test_arm_check_refuses_what_it_does_not_know(tmp_path: Path, words: list[str], sentence: str) -> None:
+    found = run(ROOT / "tools/arm_check", *words, cwd=tmp_path)
+    assert (found.returncode, found.stderr) == (1, f"arm_check: {sentence}\n")
+
+
+def test_the_boards_of_arm_check_have_a_profile() -> None:
+    boards = re.findall(r"board=([a-z0-9-]+)", (ROOT / "tools/arm_check").read_text())
+    assert len(boards) == 4
+    assert all((ROOT / "hardware/boards" / board / "capture").is_dir() for board in boards)
 
 
 def test_the_floors_are_those_of_pyproject() -> None:
