@@ -128,9 +128,10 @@ def database(patient: Patient) -> Finding:
     for path, migrations in schemas.items():
         if not _there(path):
             continue
-        log = Path(f"{path}-wal")
-        if log.exists() and not Path(f"{path}-shm").exists():
-            return warning(f"{log} cannot be read without writing", "the agent takes it in when it starts")
+        if not _can_be_looked_at(path):
+            return warning(
+                f"{path}-wal cannot be read without writing", "the agent takes it in when it starts"
+            )
         with closing(Database.open_to_look(path)) as found:
             found.check(migrations)
         sizes.append(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB")
@@ -147,6 +148,8 @@ def membership(patient: Patient) -> Finding:
     if stored is None:  # it went away just now
         return warning("not enrolled yet", patient.command("enroll INVITATION"))
     name, state_ = stored.invitation.federation, _state(patient)
+    if state_ is None:
+        return warning(f"invited to {name}; more is in the database, which waits for the agent", "start it")
     if state_.enrolment is Enrolment.DONE:
         return ok(f"enrolled in {name}")
     if state_.enrolment is Enrolment.REFUSED:
@@ -158,10 +161,18 @@ def membership(patient: Patient) -> Finding:
     )
 
 
-def _state(patient: Patient) -> State:
+def _can_be_looked_at(path: Path) -> bool:
+    """Tell whether SQLite can read without writing: not where a log's index is missing."""
+    return not Path(f"{path}-wal").exists() or Path(f"{path}-shm").exists()
+
+
+def _state(patient: Patient) -> State | None:
+    """Return where the session stands, None where it cannot be read without writing."""
     path = patient.folder.database
     if not _there(path):
         return State()
+    if not _can_be_looked_at(path):
+        return None
     with closing(Database.open_to_look(path)) as database_:
         return Journal(database_).load_state()
 

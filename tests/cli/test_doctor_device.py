@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -123,7 +124,9 @@ def test_a_folder_that_others_may_look_into_is_a_failure(folder, name, mode, rem
 
 def test_a_gateways_folder_is_refused(folder) -> None:
     (folder.path / "gateway.db").touch()
-    assert "is a gateway's" in device.state(patient(folder.path)).found
+    found = device.state(patient(folder.path))
+    assert found.verdict is FAIL
+    assert "is a gateway's" in found.found
 
 
 def test_a_folder_that_may_not_be_written_is_a_failure(folder, monkeypatch) -> None:
@@ -139,12 +142,22 @@ def test_a_folder_that_may_not_be_looked_into_is_a_failure(folder, monkeypatch) 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "is_dir", denied)
-    assert "may not look into it" in device.state(patient(folder.path)).found
+    found = device.state(patient(folder.path))
+    assert found.verdict is FAIL
+    assert "may not look into it" in found.found
+
+
+def test_a_disk_that_cannot_be_written_is_a_failure(folder, monkeypatch) -> None:
+    monkeypatch.setattr(device.os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    found = device.state(patient(folder.path))
+    assert found.verdict is FAIL
+    assert "mounted read-only" in found.found
 
 
 def test_little_room_is_a_warning_by_the_owners_limit(tmp_path: Path) -> None:
     little = {"free_disk_mib": Reading(80.0, "statvfs")}
     assert device.room(patient(tmp_path, readings=little)).verdict is WARNING
+    assert device.room(patient(tmp_path, readings=little, policy={"min_free_disk_mib": 80.0})).verdict is OK
     assert device.room(patient(tmp_path, readings=little, policy={"min_free_disk_mib": 50.0})).verdict is OK
     assert device.room(patient(tmp_path, readings={"free_disk_mib": unknown("EIO")})).verdict is WARNING
 
@@ -194,8 +207,9 @@ def test_damage_in_a_database_is_found(folder) -> None:
 def test_a_log_without_its_index_is_left_alone(folder) -> None:
     enrolled(folder, Enrolment.DONE)
     Path(f"{folder.database}-wal").write_bytes(b"")
-    found = device.database(patient(folder.path))
-    assert found.verdict is WARNING
+    invite(folder)
+    for check in (device.database, device.membership):
+        assert check(patient(folder.path)).verdict is WARNING
     assert not Path(f"{folder.database}-shm").exists()
 
 
