@@ -75,9 +75,8 @@ def test_the_commands_for_a_device_run_as_they_stand(home, mosquitto, tmp_path) 
     install, federation, device, more, dry_run = blocks(section, "sh")
     exports = [line for line in install.splitlines() if line.startswith("export")]
     with Mosquitto(mosquitto) as broker:
-        device = device.replace(
-            "\n", "\nsed -i 's/^#max_cpu_.*/max_cpu_percent = false/' ~/fed/config.toml\n", 1
-        )
+        busy = r"sed -i -E 's/^#(max_cpu_percent|max_pressure_percent) = .*/\1 = false/' ~/fed/config.toml"
+        device = device.replace("\n", f"\n{busy}\n", 1)
         rounds = "fedclient --state ~/fed/gateway gateway rounds"
         wait = f"until {rounds} | grep '^1.2 .*updates 3'; do sleep 1; done\n"
         lines = [*exports, *(federation + device + more + wait + dry_run).splitlines()]
