@@ -11,7 +11,6 @@ import logging
 import os
 import random
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from fedclient import session
@@ -54,6 +53,7 @@ log = logging.getLogger(__name__)
 INVITATION_POLL_S = 15.0  # four wake-ups a minute until a device is enrolled
 STATUS_INTERVAL_S = 900.0
 STUMBLE_S = (2.0, 60.0)  # pauses after a full or failing disk, the first and the longest
+JUST_BOOTED_S, SPREAD_S = 120.0, 5.0  # so soon after a boot the first connection is spread over so long
 OFFER_AGAIN_S = 1.0  # after a sign that the gateway is back
 
 
@@ -159,8 +159,7 @@ class Agent:
         """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
         self.work.stop_and_wait()
         self._close_link()
-        with suppress(FedClientError):  # what was spent is worth a try, not a crash
-            self.work.save()
+        self.work.close()
         self._database.close()
         os.close(self._lock)
 
@@ -281,17 +280,12 @@ class Agent:
             self._connect()
         elif timer in {Timer.OFFER, Timer.FETCH} and self._link is not None and self._link.connected:
             self._feed(session.RetryDue())
-        elif timer is Timer.DECIDE:
-            self._decide()
+        elif timer is Timer.DECIDE and (self.state.may_train or self.state.running):
+            self._feed(session.Eligible() if self.judge().eligible else session.Ineligible())
         elif timer is Timer.STATUS:
             self._send_status()
         elif timer is Timer.INVITATION:
             self._look_for_invitation()
-
-    def _decide(self) -> None:
-        if not (self.state.may_train or self.state.running):
-            return
-        self._feed(session.Eligible() if self.judge().eligible else session.Ineligible())
 
     # --- one step: commit, then act -----------------------------------------------------------------
     def _feed(self, event: session.Event, evidence: Evidence = None) -> None:
@@ -370,8 +364,12 @@ class Agent:
         self._enrolment, self._link = stored, self._membership.link(stored)
         self.work.conditions.broker_is_local = self._membership.broker_is_local(stored)
         self._reports.new_link()
-        self._feed(session.Invited(stored.invitation.floor, envelope_hash(stored.request).hex()))
-        self._connect()
+        if (request := envelope_hash(stored.request).hex()) != self.state.request:
+            self.work.forget_gateway()
+        self._feed(session.Invited(stored.invitation.floor, request))
+        joined = self.state.enrolment is Enrolment.DONE
+        delay_s = self._random.uniform(0, SPREAD_S) if joined and self._now_s < JUST_BOOTED_S else 0.0
+        self._timers.set(Timer.CONNECT, self._now_s + delay_s)
 
     def _connect(self) -> None:
         if self._link is not None:

@@ -279,6 +279,12 @@ class Conditions:
             schedule.save(self._database, self._history, self._now)
             self._saved = self._history
 
+    def close(self) -> None:
+        """Let go of the sample store."""
+        if self._samples is not None:
+            self._samples.close()
+            self._samples = None
+
     def sleep_s(self) -> float:
         """Return how long nothing will change by itself: at least the owner's pace of looking."""
         poll_s = float(self.policy.poll_s)

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from fedclient import session
@@ -18,6 +19,7 @@ from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, JobArguments, Jobs, TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.device.outbox import Outbox, Row
+from fedclient.errors import FedClientError
 from fedclient.scheduler.policy import Decision
 from fedclient.session import Cause, State
 from fedclient.storage import Database
@@ -97,11 +99,24 @@ class Work:
             self.conditions.save()
         return True
 
+    def forget_gateway(self) -> None:
+        """Begin anew with another gateway: the old one's pause and its count of commands mean nothing."""
+        self.conditions.resume("gateway")
+        with self._database.transaction():
+            self._journal.clear(_COMMAND)
+            self.conditions.save()
+
     def save(self) -> None:
         """Save what the scheduler remembers."""
         if self.conditions.changed:
             with self._database.transaction():
                 self.conditions.save()
+
+    def close(self) -> None:
+        """End in good order, on a disk that fails as well."""
+        with suppress(FedClientError):  # what was spent is worth a try, not a crash
+            self.save()
+        self.conditions.close()
 
     def _guard_memory(self, used_mib: float) -> None:
         """End a trainer beyond its bound: the kernel's own limits are off on a stock Raspberry Pi OS."""

@@ -137,6 +137,10 @@ class Journal:
             (name, value),
         )
 
+    def clear(self, name: str) -> None:
+        """Let a counter begin at 0 again."""
+        self._database.execute("DELETE FROM counters WHERE name = ?", (name,))
+
     def counters(self) -> dict[str, int]:
         return {str(name): int(value) for name, value in self._database.execute("SELECT * FROM counters")}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -665,3 +667,33 @@ def test_a_command_of_the_gateway_pauses_a_training(device, gateway) -> None:
     device.turn()
     device.trainer_ends()
     assert (agent.state.phase, agent.work.closed_gates) == (Phase.WAITING, ("paused",))
+
+
+def test_another_gateway_does_not_inherit_the_pause_of_the_old_one(device, gateway, broker) -> None:
+    device.samples()
+    agent = device.join(gateway)
+    agent.work.obey(Command(sequence=9, kind=CommandKind.PAUSE), device.now_s)
+    other = MiniGateway(broker, seed=b"h")
+    other.publish(V1)
+    device.stop()
+    with closing(sqlite3.connect(device.folder.database)) as database, database:
+        database.execute("UPDATE session SET state = ''")  # it forgot that it was enrolled
+    agent = device.join(other)
+    assert agent.work.obey(Command(sequence=1, kind=CommandKind.RESUME), device.now_s)
+    assert "paused" not in agent.judge().closed
+
+
+def test_after_a_power_cut_devices_do_not_connect_all_at_once(device, gateway) -> None:
+    device.join(gateway)
+    device.stop()
+    device.now_s = 20.0  # just booted
+    agent = device.start()
+    device.turn()
+    assert not agent._link.connected
+    device.turn(module.SPREAD_S)
+    assert agent._link.connected
+    device.stop()
+    device.now_s = 2 * module.JUST_BOOTED_S
+    agent = device.start()
+    device.turn()
+    assert agent._link.connected, "a restart of the agent alone is no reason to wait"
