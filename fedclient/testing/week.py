@@ -44,7 +44,7 @@ def _moment(kind: str, at_s: float, rng: random.Random, now: tuple[int, float, f
     cpu = rng.uniform(55, 95) if evening else rng.uniform(2, 4 if kind == "calm" else 20)
     temp_c = 44 + 7 * sun + 0.18 * cpu + rng.gauss(0, 0.2 if kind == "calm" else 1.0)
     if kind == "busy" and day in _HOT_DAYS and 12 <= hour < 17:
-        temp_c += 22 + rng.gauss(0, 2)
+        temp_c += 30 + rng.gauss(0, 2)
     battery = kind == "battery"
     return Readings(
         power=Reading("battery" if battery else "mains"),
