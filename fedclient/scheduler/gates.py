@@ -6,6 +6,7 @@ To add one: a reading in `readings.py`, a key in `schedule.py`, a function here,
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 
 from fedclient.scheduler import timing
 from fedclient.scheduler.check import Asked, Check, compare, flag, off, settled, unread
@@ -77,7 +78,7 @@ def temperature(asked: Asked) -> Check:
     policy, trip_c = asked.policy, asked.readings.trip_temp_c.value
     pause_c = policy.pause_temp_c
     margin = 0.0 if pause_c is None else pause_c - policy.resume_temp_c
-    if pause_c is not None and trip_c is not None:
+    if pause_c is not None and trip_c is not None and isfinite(trip_c):
         pause_c = min(pause_c, trip_c - TRIP_DISTANCE_C)
     return compare(
         asked,

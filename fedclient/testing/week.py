@@ -1,8 +1,8 @@
 """A made-up week of readings, the same for the same seed: the test bed for policy, traces and replay.
 
-    calm      a gateway on mains in a rack: temperature by day and night, hardly any load
-    busy      a kiosk on mains: load and heat every evening, too hot on two afternoons, sagging supply
-    battery   a solar node: charges by day, discharges by night, on a metered link now and then
+calm      a gateway on mains in a rack: temperature by day and night, hardly any load
+busy      a kiosk on mains: load every evening, too hot on two afternoons, a supply that sags
+battery   a solar node: charges by day, discharges by night, on a metered link before noon
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _HOT_DAYS: Final = (2, 5)
 _DAY_S: Final = 86_400
 
 
-def readings(kind: str, seed: int, *, days: float = 7, every_s: float = 60.0) -> Iterator[tuple[float, Readings]]:
+def readings(
+    kind: str, seed: int, *, days: float = 7, every_s: float = 60.0
+) -> Iterator[tuple[float, Readings]]:
     """Yield (seconds since Monday 00:00, readings)."""
     if kind not in KINDS:
         raise ValueError(f"there is no {kind} week")
@@ -77,5 +79,3 @@ def lines(
         minute = int(at_s // 60) % WEEK_MIN
         line, written = trace.encode(written, found, Now(elapsed_s=at_s, minute_of_week=minute))
         yield line
-
-

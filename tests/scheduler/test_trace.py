@@ -81,7 +81,7 @@ def assert_same_minute(found: int | None, expected: int | None) -> None:
         assert min((found - expected) % WEEK_MIN, (expected - found) % WEEK_MIN) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(wild)
 def test_rounding_closes_gates_and_opens_none(readings: Readings) -> None:
     alone = replace(readings, activity=replace(readings.activity, training=False, resuming=False))
@@ -138,24 +138,12 @@ def test_only_what_changed_is_written() -> None:
 
 
 def test_the_local_minute_is_written_where_it_jumps_only() -> None:
-    steps = [
-        (0, GOOD, None),
-        (60, GOOD, 10),
-        (60, GOOD, 11),
-        (60, GOOD, 12),
-        (60, GOOD, 73),
-        (60, GOOD, None),
-    ]
+    minutes_ = (None, 10, 11, 12, 73, None)
     place = NAMES.index("minute_of_week")
-    lines = write(steps)
-    assert lines[2:] == [
-        f"[60,{place},10]\n",
-        "[60]\n",
-        "[60]\n",
-        f"[60,{place},73]\n",
-        f"[60,{place},null]\n",
-    ]
-    assert [point.minute_of_week for point in read(lines)] == [None, 10, 11, 12, 73, None]
+    lines = write([(60, GOOD, minute) for minute in minutes_])
+    said = [f",{place},10", "", "", f",{place},73", f",{place},null"]
+    assert lines[2:] == [f"[60{one}]\n" for one in said]
+    assert [point.minute_of_week for point in read(lines)] == list(minutes_)
 
 
 def test_a_week_is_over_at_its_end() -> None:
@@ -192,7 +180,7 @@ def test_device_time_that_begins_anew_does_not_go_back() -> None:
     assert [point.at_s for point in read(lines)] == [0, 60, 60]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(STEPS, STEPS)
 def test_another_file_goes_on_where_the_last_one_ended(
     first: list[tuple[float, Readings, int | None]], second: list[tuple[float, Readings, int | None]]
