@@ -114,6 +114,7 @@ def test_a_recorded_tree_has_its_load_average_while_training_too(root) -> None:
     "stat",
     [
         b"",
+        b"\x0b",
         b"cpu",
         b"cpu 1 2 3",
         b"intr 1 2 3 4 5 6 7 8",
