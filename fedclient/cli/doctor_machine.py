@@ -111,6 +111,8 @@ def _trial() -> dict[str, Any]:
         found: dict[str, Any] = json.loads(said)
     except ValueError:
         raise ModelError("the TFLite runtime damaged the process it ran in") from None
+    if "reason" in found:
+        raise ModelError(found["reason"])
     return found
 
 

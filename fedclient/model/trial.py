@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from fedclient.errors import ModelError
+from fedclient.errors import FedClientError, ModelError
 from fedclient.model import reference
 from fedclient.runtime import RUNTIME_NAME, load
 from fedclient.runtime.tensors import unflatten
@@ -27,8 +27,11 @@ TOLERANCE: Final = 1e-4  # float32 against float64, as in proof.py
 
 
 def train_json(model: bytes) -> bytes:
-    """Return what `train` found, for the other side of a pipe."""
-    return json.dumps(train(model)).encode()
+    """Return what `train` found, or the `reason` why nothing, for the other side of a pipe."""
+    try:
+        return json.dumps(train(model)).encode()
+    except FedClientError as error:
+        return json.dumps({"reason": str(error)}).encode()
 
 
 def train(model: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fedclient.device import enrolment
 from fedclient.device import folder as folders
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
-from fedclient.errors import FedClientError, StorageDamaged
+from fedclient.errors import FedClientError, StorageDamaged, Unreachable
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.readings import Reading, unknown
 from fedclient.session import Enrolment, State
@@ -315,6 +316,21 @@ def test_the_attempt_ends_with_its_first_event() -> None:
         assert transport.closed
 
 
+def test_waiting_tells_who_can_be_read_and_written() -> None:
+    here, there = socket.socketpair()
+    transport = Silent()
+    transport.deadline_s = lambda: 0.0  # at once
+    with here, there:
+        for wanted, said, ready in (
+            (selectors.EVENT_READ, b"", []),
+            (selectors.EVENT_READ | selectors.EVENT_WRITE, b"", [here.fileno()]),
+            (selectors.EVENT_READ, b"!", [here.fileno()]),
+        ):
+            there.sendall(said)
+            transport.interests = lambda wanted=wanted: {here.fileno(): wanted}
+            assert device._wait(transport) == ready
+
+
 def test_a_running_agent_keeps_its_connection(folder) -> None:
     own = SigningKey.load(folder.key).device_id
     assert device._client_id(patient(folder.path)) == own
@@ -333,10 +349,21 @@ def test_an_agent_that_runs_is_quoted(folder) -> None:
     assert found.found.startswith("running; ")
 
 
-def test_an_agent_that_says_nothing_is_a_warning_or_just_running(folder, monkeypatch) -> None:
+def test_an_agent_without_a_socket_is_just_running(folder) -> None:
     lock = folder.lock()
     assert device.agent(patient(folder.path)).found == "running"
     os.close(lock)
+
+
+def test_an_agent_that_does_not_answer_is_a_warning(folder, monkeypatch) -> None:
+    def silent(*_args: object) -> object:
+        raise Unreachable("no answer within 5 s")
+
+    monkeypatch.setattr(device.console, "ask", silent)
+    lock = folder.lock()
+    found = device.agent(patient(folder.path))
+    os.close(lock)
+    assert (found.verdict, found.found) == (WARNING, "running, and does not answer: no answer within 5 s")
 
 
 def test_no_agent_is_a_warning_once_there_is_something_to_do(folder, tmp_path: Path) -> None:

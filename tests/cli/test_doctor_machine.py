@@ -109,6 +109,17 @@ def test_nonsense_from_the_child_is_a_line(monkeypatch) -> None:
     assert "damaged the process" in machine.runtime(patient(NOWHERE)).found
 
 
+def sentence(_data: bytes) -> bytes:
+    return b'{"reason": "tflite-runtime cannot run with this"}'
+
+
+def test_what_the_child_says_is_a_line(monkeypatch) -> None:
+    monkeypatch.setattr(child, "run", told("sentence"))
+    found = machine.runtime(patient(NOWHERE))
+    assert found.verdict is FAIL
+    assert found.found.endswith("cannot train here: tflite-runtime cannot run with this")
+
+
 def test_a_child_that_cannot_be_started_is_a_line(monkeypatch) -> None:
     monkeypatch.setattr(child.sys, "executable", "/nowhere/python")
     found = machine.runtime(patient(NOWHERE))

@@ -41,6 +41,11 @@ def test_a_runtime_that_computes_something_else_is_refused(monkeypatch, off, ref
         trial.train(SHIPPED.read_bytes())
 
 
+def test_what_is_wrong_comes_through_the_pipe_as_a_sentence() -> None:
+    told = json.loads(trial.train_json(b"not a model"))
+    assert told == {"reason": "this is not a .tflite file: it does not carry the identifier TFL3"}
+
+
 def test_weights_that_do_not_move_are_refused(monkeypatch) -> None:
     start = np.zeros((trial.FEATURES + 1) * trial.CLASSES, np.float32)
     monkeypatch.setattr(TrainableModel, "get_weights", lambda _: start)
