@@ -67,6 +67,7 @@ import fedclient, numpy
 print(fedclient.load_model("/var/lib/fedclient").predict(numpy.ones(8, "f4")).shape)
 """
 SEES = """
+echo the journal may not know yet whose first line this is
 for name in class/thermal class/power_supply class/hwmon class/net devices/system/cpu; do
     if [ ! -e "/sys/$name" ]; then echo "/sys/$name: not on this machine"; continue; fi
     ls "/sys/$name" >/dev/null && echo "/sys/$name"
@@ -214,6 +215,7 @@ def sees(since: str) -> str:
     lines = [str(line["MESSAGE"]) for line in journal(UNIT, since)]
     lines = [line for line in lines if line.startswith(("/", "b "))]
     assert "b false" in lines or "b true" in lines, lines
+    assert any(line.startswith("/sys/class/thermal") for line in lines), lines
     assert "/proc/pressure/cpu" in lines, lines
     assert "/proc/net/route" in lines, lines
     return "; ".join(lines)
