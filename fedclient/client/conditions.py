@@ -23,7 +23,7 @@ from fedclient.errors import ConfigError, FedClientError, StorageDamaged
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import ClockMark, Cost, History
-from fedclient.scheduler.policy import Decision, decide
+from fedclient.scheduler.policy import Decision, decide, sleep_s
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
 from fedclient.scheduler.timing import watts
@@ -39,7 +39,6 @@ KEEPS_FETCHES_BACK = {
     "traffic",
     "disk",
 }  # gates: the others are about training
-LONGEST_SLEEP_S = 3600.0  # a clock may be set, and what was closed for two reasons be so for one
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -286,12 +285,9 @@ class Conditions:
             self._samples = None
 
     def sleep_s(self) -> float:
-        """Return how long nothing will change by itself: at least the owner's pace of looking."""
+        """Return how long to wait with the next question."""
         poll_s = float(self.policy.poll_s)
-        next_s = None if self.decision is None else self.decision.next_s
-        if next_s is None or self.decision is None:
-            return poll_s
-        return max(poll_s, min(next_s - self.decision.at_s, LONGEST_SLEEP_S))
+        return poll_s if self.decision is None else sleep_s(self.decision, poll_s)
 
 
 def is_local(host: str) -> bool:

@@ -15,7 +15,7 @@ from fedclient.device.folder import DeviceFolder
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import History
 from fedclient.scheduler.policy import decide
-from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Reading, Readings, SampleCounts
 from fedclient.scheduler.schedule import Policy
 from fedclient.session import State
@@ -29,6 +29,11 @@ FINE = Readings(
     free_disk_mib=Reading(900.0, "statvfs"),
     activity=Activity(samples=SampleCounts(new=60, distinct=60)),
 )
+
+_NOT_THERE = (
+    "under_voltage", "throttled", "temp_c", "psi_cpu_percent", "network", "metered", "graphical_session",
+)  # fmt: skip
+BARE = Profile(name="bare", title="Bare", missing=dict.fromkeys(_NOT_THERE, "it has none"))
 
 
 class Answers:
@@ -49,7 +54,7 @@ class Answers:
             )
         elif request["ask"] == "resume":
             self.history = replace(self.history, owner_hold_s=None)
-        decision = decide(self.readings, Policy(), UNKNOWN_BOARD, self.history, Now(elapsed_s=self.now_s))
+        decision = decide(self.readings, Policy(), BARE, self.history, Now(elapsed_s=self.now_s))
         self.history = decision.history
         return report(self.state, decision, self.notes)
 

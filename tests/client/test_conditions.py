@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fedclient.client.conditions import LONGEST_SLEEP_S, Conditions, DeviceClock, Doing, is_local
+from fedclient.client.conditions import Conditions, DeviceClock, Doing, is_local
 from fedclient.config import Config
 from fedclient.device import schedule
 from fedclient.device.database import open_database
 from fedclient.errors import ConfigError
 from fedclient.scheduler.history import DAY_S, ClockMark, Cost
+from fedclient.scheduler.policy import LONGEST_SLEEP_S
 from fedclient.scheduler.probe_usage import Usage
 from fedclient.scheduler.schedule import Policy
 from fedclient.testing.setup import EAGER
