@@ -72,6 +72,12 @@ VERBS: Final = {
     "resume": Verb("fedclient.cli.pause", "end that pause", settings=True, device=True),
     "samples": Verb("fedclient.cli.samples", "import, count and purge samples", settings=True, device=True),
     "model": Verb("fedclient.cli.model", "write and check trainable models", settings=False, device=False),
+    "replay": Verb(
+        "fedclient.cli.replay",
+        "when a policy would have trained, over recorded readings",
+        settings=False,
+        device=False,
+    ),
     "gateway": Verb(
         "fedclient.cli.gateway", "the other end: invite devices, publish heads", settings=True, device=False
     ),

@@ -73,6 +73,15 @@ def test_a_federation_of_people_is_measured_with_codec_and_without(shared: Path)
     assert found["rounds"] == 2
 
 
+def test_a_recorded_week_is_replayed_in_far_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = module("replay")
+    monkeypatch.setattr(part, "DAYS", 1)
+    found = part.measure("busy")
+    assert found["always"]["training_s"] > found["defaults"]["training_s"] > 0
+    assert found["defaults"]["seconds"] < 60
+    assert found["bytes_per_line"] <= 40
+
+
 def test_without_the_data_that_part_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDCLIENT_SHARED", str(tmp_path))
     found = bench("--only", "wisdm")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fedclient.cli.main import VERBS, _Parser
+from fedclient.testing import week
 from fedclient.testing.broker import EmbeddedBroker
 from tests.system.commands import SETTINGS, Setup, environment
 
@@ -50,6 +51,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
     )
     rng = np.random.default_rng(0)
     np.savez(data, x=rng.normal(size=(40, 4)).astype(np.float32), y=np.arange(40) % 2)
+    readings = folder / "readings.trace"
+    readings.write_text("".join(week.lines("calm", days=0.1)))
     gateway.ok("model", "new-head", "--features", 4, "--classes", 2, "-o", head)
     gateway.ok("gateway", "init", "--federation", "farm", "--broker", "localhost:1883")
     gateway.ok("gateway", "publish", head)
@@ -66,6 +69,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
         "gateway rounds": (gateway, []),
         "boards": (device, []),
         "boards detect": (device, []),
+        "replay": (device, [readings]),
     }
 
 

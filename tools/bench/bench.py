@@ -5,6 +5,7 @@
     fsync    what a round flushes to the disk, by stage (needs strace)
     codec    time and size of packing and unpacking
     gateway  updates per second
+    replay   seconds for a week of readings, by kind of board
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     eligibility  an eligibility decision: all probes, all gates
 
@@ -136,12 +137,17 @@ def eligibility(options: argparse.Namespace) -> Results:
     return part.measure(options.looks)
 
 
+def replay(_: argparse.Namespace) -> Results:
+    return _script("replay.py")
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "idle": idle,
     "round": round_,
     "fsync": fsync,
     "codec": codec,
     "gateway": gateway,
+    "replay": replay,
     "wisdm": wisdm,
     "eligibility": eligibility,
 }
