@@ -237,6 +237,7 @@ HIGH = {**BATTERY, "battery_percent": Reading(71.4, "BAT0")}
         (machine.power, HIGH, {}, OK, "battery at 71 %, not charging (BAT0)"),
         (machine.power, LOW, {}, WARNING, "20 %"),
         (machine.power, LOW, {"min_battery_percent": None}, OK, "20 %"),
+        (machine.power, LOW, {"min_battery_percent": 20.0}, OK, "20 %"),
         (machine.power, HIGH, {"require_charging": True}, WARNING, "71 %"),
         (machine.power, BATTERY, {}, WARNING, "level unknown"),
         (machine.supply, {}, {}, OK, "no low voltage now (rpi_volt)"),
