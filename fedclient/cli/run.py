@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.once:
         _say_if_out(folder)
         renew = None if os.isatty(2) else lambda: _renewed(args, folder)  # whoever closes a terminal is done
-        return daemon.run(DeviceService(folder, agent), reload=renew, headline=_headline)
+        return daemon.run(DeviceService(folder, config, agent), reload=renew, headline=_headline)
     once = _Once(agent)
     code = daemon.run(once, done=once.is_over)
     return code or once.result()
@@ -70,7 +70,7 @@ def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Dev
     if joined is not None:  # what cannot work is refused here, not after the old agent has ended
         broker = config.broker.resolve(joined.invitation.broker)
         opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
-    return lambda: DeviceService(folder, _agent(args, folder, config))
+    return lambda: DeviceService(folder, config, _agent(args, folder, config))
 
 
 def _headline(service: daemon.Service) -> str:

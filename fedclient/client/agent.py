@@ -88,7 +88,7 @@ class Agent:
         self._offering = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
         self._stumbling = Backoff(*STUMBLE_S, self._random)
         self._now_s = 0.0
-        self._up_s: float | None = None  # since when there is a connection
+        self.up_s: float | None = None  # since when there is a connection
         self.state = State()
         self.down_reason: str | None = None  # why there is no connection
         self.disk_reason: str | None = None  # why nothing can be stored
@@ -168,6 +168,10 @@ class Agent:
     def device_id(self) -> str:
         return self._key.device_id
 
+    def counters(self) -> dict[str, int]:
+        """What was counted since this device was set up."""
+        return self._ledger.journal.counters()
+
     def judge(self) -> Decision:
         """Ask the scheduler now, whether or not it is time to."""
         if self._link is not None:
@@ -182,7 +186,7 @@ class Agent:
     # --- events in ------------------------------------------------------------------------------------
     def _incoming(self, incoming: Incoming) -> None:
         if isinstance(incoming, LinkUp):
-            self._up_s, self.down_reason = self._now_s, None
+            self.up_s, self.down_reason = self._now_s, None
             log.info("connected")
             self._heads.reconnected()
             self._feed(session.Connected())
@@ -201,9 +205,9 @@ class Agent:
     def _lost_link(self, reason: str) -> None:
         if reason != self.down_reason:  # once per change, not per attempt
             log.warning("no connection: %s", reason)
-        if self._up_s is not None and self._now_s - self._up_s > self._config.broker.retry_max_s:
+        if self.up_s is not None and self._now_s - self.up_s > self._config.broker.retry_max_s:
             self._reconnecting.reset()  # after a short connection whatever cut it may do so again
-        self.down_reason, self.saw_manifest, self._up_s = reason, False, None
+        self.down_reason, self.saw_manifest, self.up_s = reason, False, None
         self._timers.set(Timer.CONNECT, self._now_s + self._reconnecting.next_s())
         self._timers.clear(Timer.OFFER)
 

@@ -77,6 +77,7 @@ class Ledger:
             Residual(self._database).reset()
         if isinstance(evidence, Receipt) and evidence.reason is Reason.CONFLICT:
             self.journal.raise_to("updates", evidence.last_counter)
+        self.journal.add(f"rounds_{action.outcome.value}")
         self.journal.record_receipt(action.counter, action.outcome.value, action.reason.name.lower())
         self.journal.raise_to("settled_sample", self._work.newest_sample(action.counter))
         self._work.conditions.job_settled()

@@ -56,12 +56,17 @@ class Metrics:
         self._last: Snapshot | None = None
         self._trouble = ""
 
+    def due(self, now_s: float) -> bool:
+        """Tell whether `update` would write, so that nobody makes a snapshot for nothing."""
+        recent = self._written_s is not None and 0 <= now_s - self._written_s < self._every_s
+        return self._path is not None and not recent
+
     def update(self, snapshot: Snapshot, now_s: float) -> None:
         """Write what changed, unless that was done a moment ago; call it whenever the agent is awake."""
         if self._path is None:
             return
         self._last = snapshot
-        if self._written_s is not None and 0 <= now_s - self._written_s < self._every_s:
+        if not self.due(now_s):
             return
         text = render(snapshot)
         if text != self._written:

@@ -1,6 +1,7 @@
 """An agent with what its owner sees of it; `daemon.run` drives it on a device.
 
-The agent decides and acts; what stands here only looks on: it never wakes the loop by itself.
+The agent decides and acts; what stands here looks on: the console, the metrics file, the trace.  Only a
+trace wakes the loop by itself, as often as its owner asked, for it is of every minute.
 """
 
 from __future__ import annotations
@@ -10,40 +11,85 @@ from collections.abc import Collection
 from fedclient.client import answers
 from fedclient.client.agent import Agent
 from fedclient.client.console import Console, Request
+from fedclient.client.metrics import Metrics, Snapshot
+from fedclient.client.trace_file import TraceFile
+from fedclient.config import Config
 from fedclient.device.folder import DeviceFolder
+from fedclient.session import Outcome
 
 
 class DeviceService:
-    """The agent and its console."""
+    """The agent, and who looks on."""
 
-    def __init__(self, folder: DeviceFolder, agent: Agent) -> None:
+    def __init__(self, folder: DeviceFolder, config: Config, agent: Agent) -> None:
         self.agent = agent
         self._console = Console(folder.path, self._answer)
+        self._metrics = Metrics(config.metrics)
+        self._trace = TraceFile(config.trace, agent.work.conditions.profile.name)
+        self._trace_due_s: float | None = None
         self._now_s = 0.0
 
     def start(self, now_s: float) -> None:
         """Start the agent."""
         self._now_s = now_s
         self.agent.start(now_s)
+        self._record()
 
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
         return {**self.agent.interests(), **self._console.interests()}
 
     def deadline_s(self) -> float | None:
-        """When the agent wants to be served at the latest."""
-        return self.agent.deadline_s()
+        """When to be served at the latest."""
+        due = (self.agent.deadline_s(), self._trace_due_s)
+        return min((at_s for at_s in due if at_s is not None), default=None)
 
     def service(self, ready: Collection[int], now_s: float) -> None:
-        """Let the agent work, then whoever asks."""
+        """Let the agent work, then whoever asks or keeps records."""
         self._now_s = now_s
         self.agent.service(ready, now_s)
         self._console.service(ready)
+        self._record()
+        if self._metrics.due(now_s):
+            self._metrics.update(self._snapshot(), now_s)
 
     def stop(self) -> None:
         """End the agent in good order; nobody can ask it any more."""
         self._console.close()
         self.agent.stop()
+        self._trace.close()
+        self._metrics.close()
 
     def _answer(self, request: Request) -> dict[str, object]:
         return answers.answer(self.agent, request, self._now_s)
+
+    def _record(self) -> None:
+        """Note what the agent has read; where that is too long ago, read."""
+        conditions = self.agent.work.conditions
+        due_s = self._trace.due_in_s(conditions.now)
+        if due_s is None:
+            return
+        if self._trace_due_s is None or self._now_s >= self._trace_due_s:
+            conditions.look(self.agent.work.doing(self.agent.state), self._now_s)
+        self._trace.note(conditions.readings, conditions.now)
+        self._trace_due_s = self._now_s + (self._trace.due_in_s(conditions.now) or 0.0)
+
+    def _snapshot(self) -> Snapshot:
+        agent, conditions = self.agent, self.agent.work.conditions
+        decision, readings = conditions.decision, conditions.readings
+        counters = agent.counters()
+        return Snapshot(
+            phase=agent.state.phase.value,
+            connected=agent.up_s is not None,
+            eligible=None if decision is None else decision.eligible,
+            closed=() if decision is None else decision.closed,
+            decided_unix_s=conditions.unix_s,
+            rounds={one.value: counters.get(f"rounds_{one.value}", 0) for one in Outcome},
+            bytes_up=counters.get("bytes_up", 0),
+            bytes_down=counters.get("bytes_down", 0),
+            spent=conditions.spent(),
+            temp_c=readings.temp_c.value,
+            battery_percent=readings.battery_percent.value,
+            power_w=readings.power_w.value,
+            new_samples=readings.activity.samples.new,
+        )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
+from dataclasses import replace
 
 from fedclient.client.console import NAME
 from fedclient.client.service import DeviceService
-from fedclient.values import Phase
+from fedclient.config import MetricsSettings, TraceSettings
+from fedclient.values import Phase, ReceiptStatus
 from tests.client.harness import V1
 
 
@@ -30,11 +33,11 @@ def ask(service: DeviceService, path, request: dict, now_s: float) -> dict:
     raise AssertionError("no answer")
 
 
-def test_the_owner_is_answered_in_the_agents_own_loop(device, gateway, tmp_path, monkeypatch) -> None:
+def test_the_owner_is_answered_in_the_agents_own_loop(device, gateway) -> None:
     device.samples()
     gateway.publish(V1)
     agent = device.join(gateway)
-    service = DeviceService(device.folder, agent)
+    service = DeviceService(device.folder, device.config, agent)
     assert ask(service, device.folder.path, {"ask": "status"}, device.now_s)["phase"] == "training"
     assert ask(service, device.folder.path, {"ask": "pause", "seconds": 0}, device.now_s)["decision"]
     device.turn()
@@ -47,8 +50,59 @@ def test_the_owner_is_answered_in_the_agents_own_loop(device, gateway, tmp_path,
 
 def test_it_never_wakes_the_loop_by_itself(device, gateway) -> None:
     agent = device.join(gateway)
-    service = DeviceService(device.folder, agent)
+    service = DeviceService(device.folder, device.config, agent)
     assert service.deadline_s() == agent.deadline_s()
     assert set(service.interests()) > set(agent.interests())
+    service.stop()
+    device.agent = None
+
+
+def looking_on(device, gateway, **settings) -> DeviceService:
+    config = replace(device.config, **settings)
+    return DeviceService(device.folder, config, device.join(gateway))
+
+
+def test_metrics_follow_the_agent(device, gateway, tmp_path) -> None:
+    device.samples()
+    gateway.publish(V1)
+    file = tmp_path / "fedclient.prom"
+    service = looking_on(device, gateway, metrics=MetricsSettings(file=file, every_s=60))
+    service.service((), device.now_s)
+    assert 'fedclient_phase{phase="training"} 1' in file.read_text()
+    device.trainer_ends()
+    (envelope,) = gateway.envelopes()
+    gateway.answer(device.id, envelope, ReceiptStatus.COUNTED)
+    device.turn()
+    service.service((), device.now_s + 59.0)
+    assert 'phase="training"} 1' in file.read_text(), "once a minute is enough"
+    service.service((), device.now_s + 60.0)
+    text = file.read_text()
+    assert 'fedclient_rounds_total{result="counted"} 1' in text
+    assert "fedclient_connected 1" in text
+    assert re.search(r"^fedclient_mqtt_bytes_total{direction=.up.} [1-9]", text, re.MULTILINE)
+    service.stop()
+    device.agent = None
+    assert "fedclient_up 0" in file.read_text()
+
+
+def test_a_trace_has_a_line_for_every_minute_whatever_there_is_to_do(device, gateway, tmp_path) -> None:
+    file = tmp_path / "trace"
+    service = looking_on(device, gateway, trace=TraceSettings(file=file, every_s=60))
+    for minute in range(1, 6):
+        deadline_s = service.deadline_s()
+        assert deadline_s is not None
+        assert deadline_s <= device.now_s + 60.0 * minute
+        service.service((), device.now_s + 60.0 * minute)
+    service.stop()
+    device.agent = None
+    header, *lines = file.read_text().splitlines()
+    assert "fedclient" in header
+    assert len(lines) >= 5
+
+
+def test_without_a_trace_nobody_wakes_the_loop(device, gateway) -> None:
+    service = looking_on(device, gateway)
+    service.service((), device.now_s)
+    assert service.deadline_s() == service.agent.deadline_s()
     service.stop()
     device.agent = None
