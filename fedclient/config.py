@@ -133,6 +133,12 @@ class MetricsSettings:
     file: Path | None = key(None, "where to write it, such as fedclient.prom")
     every_s: float = key(60.0, "how often", 1, DAY_S)
 
+    def contradiction(self) -> str:
+        """Say when nobody would read the file."""
+        if self.file is not None and self.file.suffix != ".prom":
+            return f"file {self.file} does not end in .prom: node_exporter reads no other"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceSettings:

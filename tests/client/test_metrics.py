@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fedclient.client import metrics
 from fedclient.client.metrics import Metrics, Snapshot, render
-from fedclient.config import MetricsSettings
+from fedclient.config import MetricsSettings, load
+from fedclient.errors import ConfigError
 from fedclient.scheduler.gates import GATES
 from fedclient.values import Phase
 
@@ -132,6 +133,15 @@ def test_whatever_the_values_the_format_holds(rounds: dict[str, int], temp_c: fl
 )
 def test_numbers_are_written_as_go_reads_them(number: float, text: str) -> None:
     assert metrics._number(number) == text
+
+
+def test_a_file_that_nobody_would_read_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[metrics]\n\nfile = 'fedclient.txt'\n")
+    with pytest.raises(ConfigError, match=r"config\.toml:3: .*fedclient\.txt does not end in \.prom"):
+        load(config, {})
+    config.write_text("[metrics]\nfile = 'fedclient.prom'\n")
+    assert load(config, {}).metrics.file == tmp_path / "fedclient.prom"
 
 
 def test_off_by_default() -> None:
