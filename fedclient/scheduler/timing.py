@@ -159,7 +159,7 @@ def _affordable_s(asked: Asked, field: str, fits: Callable[[float], bool]) -> fl
     """Return when so much is older than a day that what is left `fits`; None where nothing is enough."""
     for bucket in sorted(asked.history.spent, key=lambda one: one.hour):
         at_s = bucket.leaves_s()
-        if at_s > asked.now.elapsed_s and fits(asked.history.spent_of(field, at_s)):
+        if fits(asked.history.spent_of(field, at_s)):
             return at_s
     return None
 

@@ -65,6 +65,11 @@ def test_device_time_over_a_restart(
     assert mark.elapsed_at(boot_id, boot_s, unix_s) == 1000.0 + passed_s
 
 
+def test_device_time_does_not_go_back_by_a_rounding() -> None:
+    mark = ClockMark(349525.21018125897, "a", 174763.10509062948, None)
+    assert mark.elapsed_at("a", mark.boot_s, None) == mark.elapsed_s
+
+
 def test_without_a_clock_that_was_right_before_the_time_off_does_not_count() -> None:
     assert ClockMark(1000.0, "a", 100.0, None).elapsed_at("b", 20.0, 5000.0) == 1020.0
 

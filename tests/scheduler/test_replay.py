@@ -58,7 +58,7 @@ def test_jobs_follow_each_other_where_nothing_keeps_them() -> None:
 
 
 def test_a_violation_stops_at_the_next_look_and_the_job_goes_on_after_the_dwell() -> None:
-    policy = {"pause_temp_c": 75.0, "resume_temp_c": 67.0, "dwell_s": 300.0, "poll_s": 60.0}
+    policy = {"pause_temp_c": 75.0, "resume_temp_c": 67.0, "dwell_s": 300.0, "min_spacing_s": 900.0}
     found = replay(points((0, GOOD), (22, HOT), (60, GOOD), (1000, GOOD)), terms(job_s=100.0, **policy))
     first, second, *_ = found.intervals
     assert first == Interval(begin_s=0, end_s=25, ended="stopped", closed=("temperature",), resumed=False)

@@ -82,6 +82,14 @@ def test_spacing_is_between_starts_of_new_jobs() -> None:
     assert ask(RESUMING, history=history, at_s=1001.0).eligible
 
 
+def test_spacing_is_over_when_it_says_whatever_floats_do() -> None:
+    history, policy = History().started(65159.3), replace(STRICT, min_spacing_s=788.9)
+    opens_s = gate(ask(policy=policy, history=history, at_s=65200.0), "spacing").opens_s
+    assert opens_s is not None
+    assert opens_s - 65159.3 < 788.9  # a hair
+    assert ask(policy=policy, history=history, at_s=opens_s).eligible
+
+
 def test_pace_is_for_new_jobs() -> None:
     history = History(pace_s=1000.0)
     early = ask(history=history, at_s=400.0)

@@ -195,6 +195,7 @@ def test_another_file_goes_on_where_the_last_one_ended(
         line, written = encode(written, readings, Now(elapsed_s=now_s, minute_of_week=minute))
         whole.append(line)
     both = read(split + whole[known:])
+    assert not both[len(first)].begins  # the agent ran all the time
     del both[len(first)]  # what was said again
     assert both == read(whole)
     alone = read(split[known:] + whole[known:])[1:]  # the new file by itself
