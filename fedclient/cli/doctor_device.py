@@ -134,7 +134,7 @@ def database(patient: Patient) -> Finding:
             )
         with closing(Database.open_to_look(path)) as found:
             found.check(migrations)
-        sizes.append(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB")
+        sizes.append(f"{path.name} {path.stat().st_size / 1024:,.0f} KiB")
     return ok(
         f"every page of {', '.join(sizes)} can be read" if sizes else "there is none yet: the agent makes it"
     )
