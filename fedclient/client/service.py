@@ -15,6 +15,7 @@ from fedclient.client.metrics import Metrics, Snapshot
 from fedclient.client.trace_file import TraceFile
 from fedclient.config import Config
 from fedclient.device.folder import DeviceFolder
+from fedclient.scheduler.check import Now
 from fedclient.session import Outcome
 
 
@@ -27,6 +28,7 @@ class DeviceService:
         self._metrics = Metrics(config.metrics)
         self._trace = TraceFile(config.trace, agent.work.conditions.profile.name)
         self._trace_due_s: float | None = None
+        self._trace_seen: Now | None = None
         self._now_s = 0.0
 
     def start(self, now_s: float) -> None:
@@ -69,10 +71,13 @@ class DeviceService:
         due_s = self._trace.due_in_s(conditions.now)
         if due_s is None:
             return
-        if self._trace_due_s is None or self._now_s >= self._trace_due_s:
+        due = self._trace_due_s is None or self._now_s >= self._trace_due_s
+        if due:
             conditions.look(self.agent.work.doing(self.agent.state), self._now_s)
-        self._trace.note(conditions.readings, conditions.now)
-        self._trace_due_s = self._now_s + (self._trace.due_in_s(conditions.now) or 0.0)
+        if due or self._trace_seen != conditions.now:  # else a turn without a look would put the next one off
+            self._trace_seen = conditions.now
+            self._trace.note(conditions.readings, conditions.now)
+            self._trace_due_s = self._now_s + (self._trace.due_in_s(conditions.now) or 0.0)
 
     def _snapshot(self) -> Snapshot:
         agent, conditions = self.agent, self.agent.work.conditions
