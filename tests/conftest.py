@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,3 +61,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "thorough" in item.keywords:
                 item.add_marker(mark)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    """A command sets logging up for its process: here the next test is in the same one."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

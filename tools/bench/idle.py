@@ -20,7 +20,7 @@ from fedclient.config import BrokerSettings
 
 KEEPALIVE_S = BrokerSettings().keepalive_s
 PING_AGAIN_S = 10  # the shortest that the config allows
-_GATES_AS_THEY_COME = "min_new_samples = 1000000"
+_GATES_AS_THEY_COME = "[schedule]\nmin_new_samples = 1000000"
 
 
 def measure(*, tls: bool, broker: str, seconds: float, starts: int) -> dict[str, Any]:

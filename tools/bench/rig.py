@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -36,6 +36,8 @@ from fedclient.model.head import write_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing import setup
 from fedclient.testing.broker import EmbeddedBroker, Mosquitto, find_mosquitto
+from fedclient.testing.fleet import as_toml
+from fedclient.testing.setup import EAGER
 from fedclient.transport.base import Connected, Received
 from fedclient.transport.mqtt import MqttTransport
 from fedclient.transport.settings import MqttSettings
@@ -50,12 +52,6 @@ FEDERATION = "bench"
 FEATURES, CLASSES, SAMPLES = 1280, 10, 160  # a head of 12,810 parameters, MobileNet's features
 PATIENCE_S = 30.0
 _DEVICE = """
-[schedule]
-min_battery_percent = false
-max_cpu_percent = false
-min_free_memory_mib = false
-min_free_disk_mib = false
-dwell_s = 0
 {schedule}
 [broker]
 {broker}
@@ -98,7 +94,7 @@ class Rig:
     tls: bool = False
     broker_kind: str = "mosquitto"
     plan: Plan = field(default_factory=lambda: Plan(epochs=1, learning_rate=0.1, codec=Codec(density=0.01)))
-    schedule: str = ""
+    schedule: str = as_toml(schedule=replace(EAGER, poll_s=60.0))
     trainer: str = "nice = 0\nidle = false"
     seen: list[Seen] = field(default_factory=list)
 
