@@ -69,7 +69,6 @@ class Agent:
         seed: int | None = None,
         root: Path = Path("/"),
     ) -> None:
-        self._folder = folder
         self._config = config
         self._random = random.Random(seed)  # noqa: S311 - spreads retries, keeps no secret
         self._lock = folder.lock()

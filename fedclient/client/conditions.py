@@ -39,6 +39,7 @@ KEEPS_FETCHES_BACK = {
     "traffic",
     "disk",
 }  # gates: the others are about training
+RECEIPT_BYTES = 1024  # and the headers of both messages
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -215,9 +216,13 @@ class Conditions:
         self._account(now_s, None)
         self._accounted_s = None
 
-    def job_settled(self) -> None:
-        """Remember what the whole job took: the next one needs as much."""
-        self._history = replace(self._history, last_job=self._job)
+    def job_settled(self, update_bytes: int) -> None:
+        """Remember what the whole job took, its update included: the next one needs as much.
+
+        What else went over the network meanwhile, such as a new model, was spent but is no job's need.
+        """
+        took = replace(self._job, traffic_bytes=float(update_bytes + RECEIPT_BYTES))
+        self._history = replace(self._history, last_job=took)
 
     def spent(self) -> dict[str, float]:
         """Return what was spent in the last 24 hours, by the names of `Cost`."""
@@ -236,7 +241,10 @@ class Conditions:
         if self._accounted_s is not None:
             trained_s, self._accounted_s = max(0.0, now_s - self._accounted_s), now_s
         drawn_w = watts(self.readings, self.profile) or 0.0
-        self._spend(Cost(training_s=trained_s, energy_j=drawn_w * trained_s, flash_bytes=flash))
+        cost = Cost(training_s=trained_s, energy_j=drawn_w * trained_s, flash_bytes=flash)
+        self._spend(cost)
+        if trained_s:
+            self._job += cost
 
     def _written(self, trainer_pid: int | None) -> int:
         """Return what was written to disk so far; raises ConfigError for a budget that cannot be kept."""
@@ -247,7 +255,6 @@ class Conditions:
 
     def _spend(self, cost: Cost) -> None:
         if cost != Cost():
-            self._job += cost
             self._history = self._history.spend(cost, self._now.elapsed_s)
 
     # --- what owner and gateway ask ---------------------------------------------------------------------

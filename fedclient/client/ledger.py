@@ -80,7 +80,7 @@ class Ledger:
         self.journal.add(f"rounds_{action.outcome.value}")
         self.journal.record_receipt(action.counter, action.outcome.value, action.reason.name.lower())
         self.journal.raise_to("settled_sample", self._work.newest_sample(action.counter))
-        self._work.conditions.job_settled()
+        self._work.conditions.job_settled(self._work.update_bytes(action.counter))
 
     def _drop_damaged_update(self) -> None:
         """Give up an update that cannot be sent as it was signed, say so, and go on."""

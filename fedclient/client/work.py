@@ -155,9 +155,16 @@ class Work:
 
     def newest_sample(self, counter: int) -> int:
         """Return the highest sample id that update `counter` was trained on."""
-        rounds = [one for one in self._journal.rounds() if one.counter == counter]
-        newest = rounds[0].report.get("newest_sample", 0) if rounds else 0
-        return newest if isinstance(newest, int) else 0
+        return _whole(self._report(counter).get("newest_sample"))
+
+    def update_bytes(self, counter: int) -> int:
+        """Return how large update `counter` was as it was sent."""
+        sizes = self._report(counter).get("bytes")
+        return _whole(sizes.get("sealed")) if isinstance(sizes, dict) else 0
+
+    def _report(self, counter: int) -> dict[str, object]:
+        """Return what the trainer said of an update; a damaged report has nothing to say."""
+        return next((one.report for one in self._journal.rounds() if one.counter == counter), {})
 
     # --- the child --------------------------------------------------------------------------------------
     def end_orphan(self) -> None:
@@ -256,3 +263,7 @@ class Work:
 def _about(state: State) -> tuple[object, ...]:
     """What a decision is about."""
     return state.running, state.job or state.current, state.failures
+
+
+def _whole(found: object) -> int:
+    return found if isinstance(found, int) else 0

@@ -9,7 +9,7 @@ Rules:
 3. Losing eligibility is immediate; after that, the `dwell` gate stays closed for `dwell_s`.  So
    two starts are never closer than `dwell_s`, and a device that never trained does not wait.
 4. While the trainer runs, what it uses itself (CPU, memory) does not count against it.  New
-   samples, pressure, spacing and pace are asked about before a new job only.
+   samples and pressure are asked about before a start only, spacing and pace before a new job only.
 5. A gate that is switched off is open, whatever its reading, and says so.
 6. A budget's gate closes while enough is left to reach the next decision.
 

@@ -16,7 +16,7 @@ from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Readings
 
 MIB = 1 << 20
-LOOK_S = 10.0  # a training that must end has ended so long after a decision: the next look, and the stop
+LOOK_S = 15.0  # a training that must end has ended so long after a decision: the next look, and the grace
 UPDATE_BYTES = 16 * 1024.0  # of a job's messages, before the first one was sent
 JOB_FLASH_BYTES = 2.0 * MIB  # of a job, before the first one was done
 

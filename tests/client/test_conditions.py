@@ -118,8 +118,11 @@ def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) 
     spent = conditions.spent()
     assert spent["training_s"] == pytest.approx(6.0)
     assert spent["energy_j"] == pytest.approx(6.0 * conditions.profile.training_w)
-    conditions.job_settled()
-    assert conditions.decide(Doing(), 61.0).history.last_job.training_s == pytest.approx(6.0)
+    conditions.count_traffic(5_000_000)  # a new model: no job's need
+    conditions.job_settled(460)
+    last = conditions.decide(Doing(), 61.0).history.last_job
+    assert last.training_s == pytest.approx(6.0)
+    assert 460 < last.traffic_bytes < 5_000
 
 
 def test_a_flash_budget_on_a_kernel_that_does_not_count_is_refused(device, database, monkeypatch) -> None:
