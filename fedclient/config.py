@@ -192,11 +192,6 @@ class Config:
     files: tuple[Path, ...] = field(default=(), compare=False)  # those that were read
     said: Said = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def policy(self) -> Policy:
-        """When to train: the schedule under the privacy floor."""
-        return replace(self.schedule, min_distinct_samples=self.privacy.min_samples)
-
     def policy_on(self, profile: Profile) -> Policy:
         """Return when to train on this board: its defaults, the owner's settings, the privacy floor.
 

@@ -290,9 +290,10 @@ def test_a_relative_path_starts_at_its_file(tmp_path: Path) -> None:
 
 
 def test_the_policy_holds_the_owners_privacy_floor(tmp_path: Path) -> None:
-    assert Config().policy == Policy()
+    board = Profile(name="plain", title="Plain")
+    assert Config().policy_on(board) == Policy()
     found = load(write(tmp_path / "c.toml", "[privacy]\nmin_samples = 5\n[schedule]\npoll_s = 9"), {})
-    assert found.policy == Policy(min_distinct_samples=5, poll_s=9.0)
+    assert found.policy_on(board) == Policy(min_distinct_samples=5, poll_s=9.0)
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,10 @@ def _patient(args: argparse.Namespace) -> Patient:
         with suppress(ImportError):  # then the check that needs it says so
             import_module(module)
     become_owner(settings.state)
-    policy = settings.policy
     try:
         policy = settings.policy_on(profile)
     except ConfigError as contradiction:
-        error = error or str(contradiction)
+        policy, error = Config().policy_on(profile), error or str(contradiction)
     probe = Probe(
         _nearest(settings.state),
         root=args.root,

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
+from fedclient import boards
 from fedclient.cli import agent
 from fedclient.cli.agent import Standing
 from fedclient.cli.duration import about
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         _watch(folder, args.settings, every_s)
     found = agent.stand((folder, args.settings))
     report = collect(folder, found)
-    print(json.dumps(report) if args.json else "\n".join(lines(report, found, args.settings.policy)))
+    print(json.dumps(report) if args.json else "\n".join(lines(report, found, _policy(args.settings))))
     return 0
 
 
@@ -98,6 +99,11 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "damaged_updates": counters.get("damaged_updates", 0),
         "rounds": [_round(one) for one in rounds],
     }
+
+
+def _policy(config: Config) -> Policy:
+    """Return what the agent judges by: what the owner leaves out, the board's profile says."""
+    return config.policy_on(boards.here())
 
 
 def _round(one: Round) -> dict[str, Any]:
@@ -145,7 +151,7 @@ def _every_s(args: argparse.Namespace) -> float:
 def _watch(folder: DeviceFolder, config: Config, every_s: float) -> None:
     """Show it again and again, until Ctrl-C or until nobody reads any more."""
     on_screen = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    height, before = 0, ""
+    height, before, policy = 0, "", _policy(config)
     while True:
         try:
             found = agent.stand((folder, config))
@@ -154,7 +160,7 @@ def _watch(folder: DeviceFolder, config: Config, every_s: float) -> None:
             print(f"fedclient: {error}", file=sys.stderr)
         else:
             if on_screen:
-                height = _redraw(list(lines(report, found, config.policy)), height)
+                height = _redraw(list(lines(report, found, policy)), height)
             elif (line := _change(report)) != before:
                 before = line
                 print(line, flush=True)

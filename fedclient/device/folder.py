@@ -7,6 +7,7 @@
   samples/             2770   samples.db, features.db: apps in the group record here
   current/             2770   model and head that apps in the group predict with
   agent.lock           0600   one agent at a time
+  agent.sock           0600   where its owner asks the agent that runs
 """
 
 from __future__ import annotations

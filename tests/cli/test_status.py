@@ -23,6 +23,7 @@ from fedclient.device.journal import Journal
 from fedclient.errors import StorageBusy
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.history import Cost, History
+from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Reading
 from fedclient.scheduler.schedule import Policy
 from fedclient.session import Enrolment, Outcome, State
@@ -267,6 +268,13 @@ def test_every_budget_that_is_set_is_shown() -> None:
     assert list(module._spent(spent, policy)) == [
         "90 s of training", "3 of 50 MiB of traffic", "12 of 5000 J of energy", "1 of 200 MiB written"
     ]  # fmt: skip
+
+
+def test_a_budget_that_the_board_brings_is_shown(folder, capsys, monkeypatch) -> None:
+    board = Profile(name="small", title="Small", schedule={"daily_training_s": 600.0})
+    monkeypatch.setattr("fedclient.boards.here", lambda *_: board)
+    main(["--state", str(folder.path), "status"])
+    assert "0 of 600 s of training" in capsys.readouterr().out
 
 
 # --- watching --------------------------------------------------------------------------------------------
