@@ -11,6 +11,7 @@ from math import isfinite
 from fedclient.scheduler import timing
 from fedclient.scheduler.check import Asked, Check, compare, flag, off, settled, unread
 
+LEAST_MARGIN_C = 2.0  # between pause and resume: what a sensor's noise is
 TRIP_DISTANCE_C = 10.0  # stay so far below the lowest trip point: heat still rises after a stop
 
 
@@ -77,9 +78,10 @@ def temperature(asked: Asked) -> Check:
     """Stop below what the board itself throttles at; go on when it is really cooler."""
     policy, trip_c = asked.policy, asked.readings.trip_temp_c.value
     pause_c = policy.pause_temp_c
-    margin = 0.0 if pause_c is None else pause_c - policy.resume_temp_c
     if pause_c is not None and trip_c is not None and isfinite(trip_c):
         pause_c = min(pause_c, trip_c - TRIP_DISTANCE_C)
+    # a trip point that lowers the pause leaves the owner's resume where it is, while that is below
+    margin = 0.0 if pause_c is None else max(pause_c - policy.resume_temp_c, LEAST_MARGIN_C)
     return compare(
         asked,
         "temperature",
