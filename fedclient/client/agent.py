@@ -144,7 +144,7 @@ class Agent:
         """Let go of everything but the database, and take up what it says a little later."""
         pause_s, self.disk_reason = self._stumbling.next_s(), str(error)
         log.error("nothing is lost, trying again in %.0f s: %s", pause_s, error)
-        self.work.stop_and_wait()
+        self.work.stop_and_wait(self._now_s)
         self._close_link()
         self._timers = Timers()
         self._timers.set(Timer.TAKE_UP, self._now_s + pause_s)
@@ -152,11 +152,12 @@ class Agent:
     def _close_link(self) -> None:
         if self._link is not None:
             self._link.close()
+            self.work.conditions.count_traffic(self._link.traffic_bytes, self._now_s)
         self._link = self._enrolment = None
 
     def stop(self) -> None:
         """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
-        self.work.stop_and_wait()
+        self.work.stop_and_wait(self._now_s)
         self._close_link()
         self.work.close()
         self._database.close()
@@ -174,7 +175,7 @@ class Agent:
     def judge(self) -> Decision:
         """Ask the scheduler now, whether or not it is time to."""
         if self._link is not None:
-            self.work.conditions.count_traffic(self._link.traffic_bytes)
+            self.work.conditions.count_traffic(self._link.traffic_bytes, self._now_s)
         return self.work.decide(self.state, self._now_s)
 
     def reconsider(self) -> None:
@@ -342,7 +343,7 @@ class Agent:
         self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
 
     def _fetch(self, version: HeadVersion) -> None:
-        if held_back := self.work.conditions.held_back(self._now_s):
+        if held_back := self.work.conditions.held_back(self.work.doing(self.state), self._now_s):
             if not self._timers.is_set(Timer.FETCH):
                 log.info("head %s is not fetched now: %s", version, held_back)
             self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)

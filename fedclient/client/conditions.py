@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import ClockMark, Cost, History
 from fedclient.scheduler.policy import Decision, decide, sleep_s
 from fedclient.scheduler.probe import Probe
+from fedclient.scheduler.probe_usage import written_bytes
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
 from fedclient.scheduler.timing import watts
 from fedclient.storage import Database
@@ -93,14 +95,21 @@ class Conditions:
         self._history = History()
         self._clock: DeviceClock | None = None
         self._now = ClockMark(0.0, self._boot_id, 0.0, None)
-        self._saved = self._history
+        self._saved: History | None = self._history  # None: nobody knows what is stored
         self._accounted_s: float | None = None  # boot time up to which a training was paid for
         self._written_bytes = self._written(None)
         self._traffic_bytes = 0
         self._job = Cost()  # of the job in hand, so far
         self.readings = Readings()
         self.decision: Decision | None = None
+        self.decided_unix_s: float | None = None  # when that was, where the wall clock was right
         self.broker_is_local = False
+
+    def take_up(self) -> None:
+        """Begin from what was saved last; after a failing disk the database may be a new one: save again."""
+        if self._clock is not None:
+            self._saved = None
+        self.recall()
 
     def recall(self) -> DeviceClock:
         """Take up what was saved last, once; before, the database may not have been checked."""
@@ -118,11 +127,12 @@ class Conditions:
                 if not gate.ok:
                     log.info("not training: %s", gate.sentence)
         self.decision, self._history = decision, decision.history
+        self.decided_unix_s = self._now.unix_s
         return decision
 
-    def held_back(self, now_s: float) -> str:
+    def held_back(self, doing: Doing, now_s: float) -> str:
         """Return why nothing large should be fetched or written now; empty when all is well."""
-        gates = self._judge(Doing(), now_s).gates
+        gates = self._judge(doing, now_s).gates
         return "; ".join(gate.sentence for gate in gates if not gate.ok and gate.name in KEEPS_FETCHES_BACK)
 
     def _judge(self, doing: Doing, now_s: float) -> Decision:
@@ -145,13 +155,9 @@ class Conditions:
         """Device time of the last look, and the local time where the clock is right."""
         return Now(elapsed_s=self._now.elapsed_s, minute_of_week=_minute_of_week(self._now.unix_s))
 
-    @property
-    def unix_s(self) -> float | None:
-        """The wall clock at the last look, where it was synchronised."""
-        return self._now.unix_s
-
     def _tick(self, now_s: float) -> None:
         unix_s = time.time() if self.readings.clock_synchronised.value else None
+        now_s = max(now_s, self._now.boot_s)  # an older moment would make the next start's clock fast
         elapsed_s = self.recall().elapsed_s(now_s, unix_s)
         self._now = ClockMark(max(elapsed_s, self._now.elapsed_s), self._boot_id, now_s, unix_s)
 
@@ -228,8 +234,9 @@ class Conditions:
         """Return what was spent in the last 24 hours, by the names of `Cost`."""
         return asdict(self._history.spent_at(self._now.elapsed_s))
 
-    def count_traffic(self, total_bytes: int) -> None:
+    def count_traffic(self, total_bytes: int, now_s: float) -> None:
         """Add what a link has sent and received since the last call; a new link counts from 0."""
+        self._tick(now_s)  # the last look may be days ago, and what was spent then is forgotten
         since = total_bytes - self._traffic_bytes if total_bytes >= self._traffic_bytes else total_bytes
         self._traffic_bytes = total_bytes
         self._spend(Cost(traffic_bytes=since))
@@ -248,7 +255,7 @@ class Conditions:
 
     def _written(self, trainer_pid: int | None) -> int:
         """Return what was written to disk so far; raises ConfigError for a budget that cannot be kept."""
-        written = self._probe.usage(trainer_pid).written_bytes
+        written = written_bytes(trainer_pid)
         if written is None and self.policy.daily_flash_mib is not None:
             raise ConfigError("[schedule] daily_flash_mib cannot be kept: this kernel does not count writes")
         return written or 0
@@ -277,10 +284,21 @@ class Conditions:
     @property
     def changed(self) -> bool:
         """Whether there is anything that a power cut would take away."""
-        return self._history.as_record() != self._saved.as_record()
+        return self._saved is None or self._history.as_record() != self._saved.as_record()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit a block with what changed here; what fails, at the commit too, has saved nothing."""
+        try:
+            with self._database.transaction():
+                yield
+                self.save()
+        except BaseException:
+            self._saved = None
+            raise
 
     def save(self) -> None:
-        """Save what changed; inside the caller's transaction."""
+        """Save what changed; inside the caller's transaction, which must not fail."""
         if self.changed:
             schedule.save(self._database, self._history, self._now)
             self._saved = self._history

@@ -48,14 +48,13 @@ class Ledger:
         before, after = states
         if before == after and not actions:
             return
-        with self._database.transaction():
+        with self._work.conditions.transaction():
             if isinstance(evidence, Manifest) and after.wanted == evidence.head_version:
                 self.journal.save_manifest(evidence, keep=(after.current, after.wanted, after.job))
             for action in actions:
                 self._carry_out(action, evidence, link)
             if before != after:
                 self.journal.save_state(after)
-            self._work.conditions.save()
 
     def _carry_out(self, action: Action, evidence: Evidence, link: Link | None) -> None:
         match action:

@@ -6,6 +6,7 @@ import logging
 import os
 import selectors
 import signal
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -94,23 +95,21 @@ class Work:
             self.conditions.pause("gateway", command.seconds, now_s)
         else:
             self.conditions.resume("gateway")
-        with self._database.transaction():
+        with self.conditions.transaction():
             self._journal.raise_to(_COMMAND, command.sequence)
-            self.conditions.save()
         return True
 
     def forget_gateway(self) -> None:
         """Begin anew with another gateway: the old one's pause and its count of commands mean nothing."""
         self.conditions.resume("gateway")
-        with self._database.transaction():
+        with self.conditions.transaction():
             self._journal.clear(_COMMAND)
-            self.conditions.save()
 
     def save(self) -> None:
         """Save what the scheduler remembers."""
         if self.conditions.changed:
-            with self._database.transaction():
-                self.conditions.save()
+            with self.conditions.transaction():
+                pass
 
     def close(self) -> None:
         """End in good order, on a disk that fails as well."""
@@ -171,7 +170,7 @@ class Work:
         """Begin on a sound database, and alone."""
         open_database(self._folder, check=True).close()
         end_orphan(self._database)
-        self.conditions.recall()
+        self.conditions.take_up()
 
     def start(self, version: HeadVersion, now_s: float) -> list[session.Event]:
         """Start a trainer on the prepared job; a machine that cannot start one now is a failed trainer."""
@@ -250,14 +249,17 @@ class Work:
     def _set_damage_aside(self) -> None:
         """Read every page of what the trainer reads: the agent's own questions may touch no bad one."""
         open_database(self._folder, check=True).close()
+        self.conditions.take_up()
         self.conditions.recheck_samples()
 
-    def stop_and_wait(self) -> None:
+    def stop_and_wait(self, now_s: float) -> None:
         """End the trainer, politely as long as the grace time lasts, and who waits for this process."""
         if self.child is None:
             return
+        begun_s = time.monotonic()
         self.child.stop(min(self._trainer.grace_s, STOP_GRACE_S))
         self.child = None
+        self.conditions.trainer_ended(now_s + time.monotonic() - begun_s)
 
 
 def _about(state: State) -> tuple[object, ...]:

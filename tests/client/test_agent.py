@@ -16,6 +16,8 @@ from fedclient import codec
 from fedclient.client import agent as module
 from fedclient.client.timers import Timer
 from fedclient.config import PrivacySettings
+from fedclient.device import schedule
+from fedclient.device.database import open_database
 from fedclient.device.jobs import Jobs, Lease
 from fedclient.device.slots import Slots
 from fedclient.errors import AlreadyRunning, StorageFull
@@ -697,3 +699,14 @@ def test_after_a_power_cut_devices_do_not_connect_all_at_once(device, gateway) -
     agent = device.start()
     device.turn()
     assert agent._link.connected, "a restart of the agent alone is no reason to wait"
+
+
+def test_what_a_link_has_cost_is_remembered_when_the_agent_ends(device, gateway) -> None:
+    """Else one that is started again and again sends for nothing."""
+    agent = device.join(gateway)
+    sent = agent._link.traffic_bytes
+    assert sent > 0
+    device.stop()
+    with closing(open_database(device.folder)) as database:
+        history, mark = schedule.load(database)
+    assert history.spent_at(mark.elapsed_s).traffic_bytes >= sent

@@ -17,7 +17,6 @@ from fedclient.device.database import open_database
 from fedclient.errors import ConfigError
 from fedclient.scheduler.history import DAY_S, ClockMark, Cost
 from fedclient.scheduler.policy import LONGEST_SLEEP_S
-from fedclient.scheduler.probe_usage import Usage
 from fedclient.scheduler.schedule import Policy
 from fedclient.testing.setup import EAGER
 from tests.client.harness import V1
@@ -79,7 +78,7 @@ def test_pauses_budgets_and_spacing_survive_a_restart(device, database, conditio
     conditions.decide(Doing(head=V1), 100.0)
     conditions.pause("owner", 0, 100.0)
     conditions.job_begins()
-    conditions.count_traffic(5000)
+    conditions.count_traffic(5000, 0.0)
     with database.transaction():
         conditions.save()
     assert not conditions.changed
@@ -103,8 +102,24 @@ def test_nobody_lifts_anothers_pause(conditions) -> None:
 def test_a_new_link_counts_its_bytes_from_zero(conditions) -> None:
     conditions.decide(Doing(), 0.0)
     for total in (100, 150, 20, 30):
-        conditions.count_traffic(total)
+        conditions.count_traffic(total, 0.0)
     assert conditions.spent()["traffic_bytes"] == 180
+
+
+def test_traffic_after_days_without_a_look_is_of_now(conditions) -> None:
+    conditions.decide(Doing(), 0.0)
+    conditions.count_traffic(5000, 3 * DAY_S)
+    assert conditions.decide(Doing(), 3 * DAY_S).history.spent_at(3 * DAY_S).traffic_bytes == 5000
+
+
+def test_an_older_moment_does_not_make_device_time_fast(device, database, conditions) -> None:
+    conditions.decide(Doing(), 103.0)
+    conditions.pause("owner", 60.0, 100.0)
+    with conditions.transaction():
+        pass
+    again = Conditions(device.folder, device.config, database)
+    before_s = conditions.decide(Doing(), 110.0).at_s
+    assert again.decide(Doing(), 110.0).at_s == pytest.approx(before_s)
 
 
 def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) -> None:
@@ -118,7 +133,7 @@ def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) 
     spent = conditions.spent()
     assert spent["training_s"] == pytest.approx(6.0)
     assert spent["energy_j"] == pytest.approx(6.0 * conditions.profile.training_w)
-    conditions.count_traffic(5_000_000)  # a new model: no job's need
+    conditions.count_traffic(5_000_000, 60.0)  # a new model: no job's need
     conditions.job_settled(460)
     last = conditions.decide(Doing(), 61.0).history.last_job
     assert last.training_s == pytest.approx(6.0)
@@ -126,8 +141,7 @@ def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) 
 
 
 def test_a_flash_budget_on_a_kernel_that_does_not_count_is_refused(device, database, monkeypatch) -> None:
-    blind = Usage(cpu_s=0.0, written_bytes=None, trainer_private_mib=None)
-    monkeypatch.setattr("fedclient.scheduler.probe.usage", lambda _: blind)
+    monkeypatch.setattr("fedclient.client.conditions.written_bytes", lambda _: None)
     on(device, database, EAGER)
     with pytest.raises(ConfigError, match="daily_flash_mib"):
         on(device, database, replace(EAGER, daily_flash_mib=5.0))
@@ -175,16 +189,31 @@ def test_heads_are_not_fetched_in_bad_conditions(device, database, tmp_path, fil
     root = tmp_path / "board"
     shutil.copytree(CAPTURES / "raspberry-pi-4b" / "capture", root)
     quiet = on(device, database, Policy(), root)
-    assert quiet.held_back(0.0) == ""
+    assert quiet.held_back(Doing(), 0.0) == ""
     (root / file).write_text(text)
-    assert says in on(device, database, Policy(), root).held_back(0.0)
-    assert on(device, database, replace(EAGER, networks=()), root).held_back(0.0) == ""
+    assert says in on(device, database, Policy(), root).held_back(Doing(), 0.0)
+    assert on(device, database, replace(EAGER, networks=()), root).held_back(Doing(), 0.0) == ""
 
 
 def test_what_keeps_training_back_does_not_keep_heads_back(device, database, conditions) -> None:
     conditions.pause("owner", 0, 0.0)
-    assert conditions.held_back(0.0) == ""
+    assert conditions.held_back(Doing(), 0.0) == ""
     assert conditions.decision is None, "looking is not deciding"
+
+
+def test_looking_leaves_the_time_of_the_decision(device, database, monkeypatch) -> None:
+    conditions = on(device, database, EAGER, CAPTURES / "raspberry-pi-4b" / "capture")
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
+    conditions.decide(Doing(), 0.0)
+    monkeypatch.setattr("time.time", lambda: 1_700_000_060.0)
+    conditions.look(Doing(), 60.0)
+    conditions.held_back(Doing(), 60.0)
+    assert conditions.decided_unix_s == 1_700_000_000.0
+
+
+def test_what_is_to_be_fetched_is_judged_by_what_runs(device, database, conditions) -> None:
+    conditions.held_back(Doing(trainer_pid=os.getpid()), 0.0)
+    assert conditions.readings.activity.training, "a trace must not say that it ended"
 
 
 def test_it_sleeps_until_something_can_change(device, database) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 
 import pytest
 
 from fedclient.client.work import FIRST_BACKOFF_S, MAX_BACKOFF_S, SAVE_S, Work
 from fedclient.config import LimitSettings
+from fedclient.device import schedule
 from fedclient.device.database import open_database
 from fedclient.device.jobs import TrainerExit
 from fedclient.device.journal import Journal
+from fedclient.errors import StorageFull
 from fedclient.session import Cause, Crashed, Enrolment, Finished, HeadLost, State, Stopped
 from fedclient.values import Command, CommandKind
 from tests.client.harness import V1, V2
@@ -228,3 +232,48 @@ def test_a_command_is_obeyed_once_also_after_a_restart(work, device) -> None:
     assert not again.obey(Command(sequence=2, kind=CommandKind.RESUME), 31.0), "an older one"
     assert again.obey(Command(sequence=4, kind=CommandKind.RESUME), 31.0)
     assert "paused" not in again.decide(WAITING, 32.0).closed
+
+
+def test_a_pause_that_the_disk_did_not_take_is_stored_the_next_time(work, device, monkeypatch) -> None:
+    """In WAL mode a full disk is noticed at the commit: after everything was said to be saved."""
+    execute, full = work._database.execute, [True]
+
+    def once_full(sql: str, *parameters):
+        if sql == "COMMIT" and full and full.pop():
+            raise StorageFull("the disk is full")
+        return execute(sql, *parameters)
+
+    monkeypatch.setattr(work._database, "execute", once_full)
+    command = Command(sequence=3, kind=CommandKind.PAUSE, seconds=0)
+    with pytest.raises(StorageFull):
+        work.obey(command, 0.0)
+    assert work.obey(command, 0.0), "it comes again with the next connection"
+    again = Work(device.folder, device.config, work._database)
+    assert "paused" in again.decide(WAITING, 1.0).closed
+
+    full.append(True)
+    work.conditions.pause("owner", 0, 2.0)
+    with pytest.raises(StorageFull):
+        work.save()
+    work.conditions.pause("owner", 0, 2.0)
+    work.save()
+    assert schedule.load(work._database)[0].owner_hold_s == inf
+
+
+def test_what_is_remembered_goes_into_a_database_that_was_begun_anew(work) -> None:
+    work.end_orphan()
+    work.conditions.pause("owner", 0, 0.0)
+    work.save()
+    work._database.execute("DELETE FROM schedule")  # as after a quarantine
+    work.end_orphan()
+    work.save()
+    assert schedule.load(work._database)[0].owner_hold_s == inf
+
+
+def test_a_trainer_that_ends_with_its_agent_is_paid_for(work) -> None:
+    """Else an agent that is reloaded again and again trains for nothing."""
+    work.conditions.recall()
+    work.child = SimpleNamespace(stop=lambda _: time.sleep(0.05), pid=None)
+    work.conditions.trainer_starts(100.0)
+    work.stop_and_wait(130.0)
+    assert 30.05 <= work.conditions.spent()["training_s"] < 60.0
