@@ -88,7 +88,7 @@ class DeviceService:
             connected=agent.up_s is not None,
             eligible=None if decision is None else decision.eligible,
             closed=() if decision is None else decision.closed,
-            decided_unix_s=conditions.unix_s,
+            decided_unix_s=conditions.decided_unix_s,
             rounds={one.value: counters.get(f"rounds_{one.value}", 0) for one in Outcome},
             bytes_up=counters.get("bytes_up", 0),
             bytes_down=counters.get("bytes_down", 0),

@@ -28,7 +28,7 @@ from fedclient.scheduler.probe_power import Power
 from fedclient.scheduler.probe_settings import PowerSettings
 from fedclient.scheduler.probe_thermal import Thermal
 from fedclient.scheduler.probe_throttle import Frequency, Supply
-from fedclient.scheduler.probe_usage import Usage, private_mib, usage
+from fedclient.scheduler.probe_usage import private_mib
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Readings
 
@@ -89,10 +89,6 @@ class Probe:
             activity=_activity(activity, trainer_pid, trainer_percent),
         )
         return replace(found, own_gate=self._own_gate.read(found.as_dict(), now_s))
-
-    def usage(self, trainer_pid: int | None = None) -> Usage:
-        """Return what fedclient itself has taken since this process started."""
-        return usage(trainer_pid)
 
 
 def _activity(activity: Activity, trainer_pid: int | None, trainer_percent: float) -> Activity:
