@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from fedclient import boards, storage
+from fedclient.device.folder import nearest
 from fedclient.errors import UsageError
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.profile import Profile
@@ -56,7 +56,7 @@ def detect(args: argparse.Namespace) -> int:
             f"--root {args.root} is no folder: name one that holds proc and sys, such as a capture"
         )
     profile = boards.here(args.root)
-    probe = Probe(_state_folder(args), root=args.root, profile=profile)
+    probe = Probe(nearest(storage.state_folder(args.state)), root=args.root, profile=profile)
     readings = probe.read(Activity(), 0.0).as_dict()
     if args.json:
         found = {"board": probe.identity.model or None, "profile": profile.name, "readings": readings}
@@ -97,9 +97,3 @@ def _print_table(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _state_folder(args: argparse.Namespace) -> Path:
-    """Return where the state would be, as far as it is there: the room that counts is that disk's."""
-    folder = storage.state_folder(args.state).absolute()
-    return next(one for one in (folder, *folder.parents) if os.path.isdir(one))  # noqa: PTH112 - no error if it may not be looked at

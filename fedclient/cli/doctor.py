@@ -21,6 +21,7 @@ from fedclient.cli import doctor_machine as machine
 from fedclient.cli.doctor_finding import Finding, Patient, Verdict, fail
 from fedclient.cli.main import become_owner, given
 from fedclient.config import Config
+from fedclient.device.folder import nearest
 from fedclient.errors import ConfigError, FedClientError, UsageError
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.profile import UNKNOWN_BOARD, Profile
@@ -92,7 +93,7 @@ def _patient(args: argparse.Namespace) -> Patient:
     except ConfigError as contradiction:
         policy, error = Config().policy_on(profile), error or str(contradiction)
     probe = Probe(
-        _nearest(settings.state),
+        nearest(settings.state),
         root=args.root,
         profile=profile,
         power=settings.power,
@@ -124,12 +125,6 @@ def _profile(root: Path) -> tuple[Profile, str]:
         return boards.here(root), ""
     except ConfigError as error:
         return UNKNOWN_BOARD, str(error)
-
-
-def _nearest(state: Path) -> Path:
-    """Return where the state would be, as far as it is there: the room that counts is that disk's."""
-    folder = state.absolute()
-    return next(one for one in (folder, *folder.parents) if os.path.isdir(one))  # noqa: PTH112 - no error if it may not be looked at
 
 
 def _examined(patient: Patient, *, as_json: bool) -> dict[str, Finding]:

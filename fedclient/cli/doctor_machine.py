@@ -33,6 +33,7 @@ def board(patient: Patient) -> Finding:
         return fail(patient.profile_error, "mend that profile, or install fedclient again")
     identity = patient.identity
     said = identity.model or f"a machine ({identity.machine or 'of unknown kind'}) that does not say its name"
+    said += f", L4T {identity.l4t}" if identity.l4t else ""
     if patient.profile is UNKNOWN_BOARD:
         return warning(
             f"{said}: no profile fits",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fedclient.client import standing
-
-if TYPE_CHECKING:
-    from fedclient.client.agent import Agent
-    from fedclient.client.console import Request
+from fedclient.client.agent import Agent
+from fedclient.client.console import Request
 
 
 def answer(agent: Agent, request: Request, now_s: float) -> dict[str, object]:

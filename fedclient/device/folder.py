@@ -116,3 +116,9 @@ def open_folder(state: Path) -> DeviceFolder:
             f"no device is set up in {state}: run `fedclient init` first, or name another --state DIR"
         )
     return folder
+
+
+def nearest(path: Path) -> Path:
+    """Return `path` as far as it is there: the room that a state folder would have is that disk's."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if os.path.isdir(one))  # noqa: PTH112 - no error if it may not be looked at

@@ -30,6 +30,11 @@ def test_a_known_board_is_named_with_its_evidence() -> None:
     assert "Raspberry Pi 4 Model B Rev 1.4 (profile raspberry-pi-4b, tried on: documents)" in found.found
 
 
+def test_a_jetson_tells_its_release_too() -> None:
+    found = machine.board(patient(NOWHERE, identity=Identity(model="NVIDIA Orin NX", l4t="36.4.4")))
+    assert found.found.startswith("NVIDIA Orin NX, L4T 36.4.4 (profile ")
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict", "words"),
     [

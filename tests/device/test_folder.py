@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedclient.device.folder import create, open_folder
+from fedclient.device.folder import create, nearest, open_folder
 from fedclient.errors import AlreadyRunning, ConfigError, StorageReadOnly
 
 
@@ -71,3 +71,10 @@ def test_looking_whether_an_agent_runs_takes_no_lock(tmp_path) -> None:
     os.close(held)
     assert not folder.in_use()
     assert not folder.in_use(locks=tmp_path / "no such file")
+
+
+def test_the_nearest_folder_is_there(tmp_path, monkeypatch) -> None:
+    assert nearest(tmp_path / "state" / "none") == tmp_path
+    assert nearest(tmp_path) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert nearest(Path("none")) == tmp_path
