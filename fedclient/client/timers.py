@@ -15,7 +15,7 @@ class Timer(str, Enum):
     STATUS = "status"  # tell the gateway how it is going
     INVITATION = "invitation"  # look whether `fedclient enroll` was run
     TAKE_UP = "take_up"  # go on after a failing disk
-    FETCH = "fetch"  # try poisoned chunks again
+    FETCH = "fetch"  # try again what was poisoned, or held back
 
 
 class Timers:
