@@ -1,6 +1,8 @@
 """Programs are run rarely and not for long; of a recorded tree never."""
 
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,31 @@ def test_a_program_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_command, "TIMEOUT_S", 0.1)
     with pytest.raises(Unreadable, match=r"`sleep 60` took longer than 0.1 s"):
         Commands(Tree()).ask("a", ["sleep", "60"])
+
+
+def test_what_a_hanging_program_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else one more waits each minute, until the unit has no place left for a trainer (TasksMax)."""
+    monkeypatch.setattr(probe_command, "TIMEOUT_S", 0.5)
+    noted = tmp_path / "pid"
+    with pytest.raises(Unreadable, match="took longer"):
+        Commands(Tree()).ask("a", ["sh", "-c", f"sleep 60 & echo $! > {noted}; wait"])
+    stat = Path(f"/proc/{noted.read_text().strip()}/stat")
+    until_s = time.monotonic() + 10
+    while stat.exists() and ") Z " not in stat.read_text():
+        assert time.monotonic() < until_s, "it still runs"
+        time.sleep(0.01)
+
+
+def test_a_program_that_never_stops_talking_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_command, "TIMEOUT_S", 0.5)
+    tracemalloc.start()
+    try:
+        for words in (["yes"], ["sh", "-c", "yes >&2"]):
+            with pytest.raises(Unreadable, match="took longer"):
+                Commands(Tree()).ask(words[-1], words)
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_recorded_tree_has_recorded_words(root, tmp_path: Path) -> None:
