@@ -2,6 +2,7 @@
 
 Lines wait in memory for ten minutes or a page, so that flash sees few writes; a power cut takes no more
 than these.  A disk that fails or is full costs readings: one warning says so, and one line when it is over.
+While the supply sags nothing is written: what was read then waits in memory.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class TraceFile:
         self._wait(line)
         if self._flushed_s is None:
             self._flushed_s = now.elapsed_s
-        if self._waiting_bytes >= PAGE_BYTES or now.elapsed_s - self._flushed_s >= FLUSH_S:
+        if readings.under_voltage.value:
+            self._drop_too_much()
+        elif self._waiting_bytes >= PAGE_BYTES or now.elapsed_s - self._flushed_s >= FLUSH_S:
             self._flushed_s = now.elapsed_s
             self._flush()
 
@@ -83,12 +86,15 @@ class TraceFile:
             self._append("".join(self._waiting))
         except OSError as error:
             self._report(error.strerror or str(error))
-            if self._waiting_bytes > min(MAX_WAITING_BYTES, self._max_bytes // 2):
-                self._waiting, self._known = [], None  # a new header begins after the gap
-                self._waiting_bytes = 0
+            self._drop_too_much()
             return
         self._waiting, self._waiting_bytes, self._stored = [], 0, self._known
         self._report("")
+
+    def _drop_too_much(self) -> None:
+        if self._waiting_bytes > min(MAX_WAITING_BYTES, self._max_bytes // 2):
+            self._waiting, self._known = [], None  # a new header begins after the gap
+            self._waiting_bytes = 0
 
     def _append(self, text: str) -> None:
         """Write, or leave the file as it was."""

@@ -204,6 +204,21 @@ def test_what_waits_for_a_full_disk_is_bounded_and_the_gap_is_marked(path: Path)
     assert read(path)[-1].at_s == 30_000
 
 
+def test_a_supply_that_sags_holds_writes_back_and_what_waits_is_bounded(path: Path) -> None:
+    file = recorder(path)
+    note(file, 0)
+    for minute in range(1, 20):
+        note(file, 60.0 * minute, but(temp_c=40.0 + minute, under_voltage=True))
+    assert not path.exists(), "a write while the supply sags is what ruins a card"
+    note(file, 1200.0)
+    assert len(read(path)) == 21
+    for minute in range(20, 40_000):
+        note(file, 60.0 * minute, but(temp_c=40.0 + minute % 20, under_voltage=True))
+        assert file._waiting_bytes <= MAX_WAITING_BYTES + 1000
+    note(file, 60.0 * 40_000)
+    assert [point.begins for point in read(path)].count(True) == 2, "the gap is marked"
+
+
 @pytest.mark.parametrize("kind", ["folder", "missing", "pipe", "other"])
 def test_a_path_that_cannot_be_used_is_one_warning(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
