@@ -19,15 +19,18 @@ def load(database: Database) -> tuple[History, ClockMark | None]:
         return History(), None
     text, digest = row
     if isinstance(text, str) and hashlib.sha256(text.encode()).digest() == digest:
-        record = json.loads(text)
-        return History.of_record(record["history"]), ClockMark(*record["clock"])
+        try:
+            record = json.loads(text)
+            return History.of_record(record["history"]), ClockMark.of_record(record["clock"])
+        except (KeyError, TypeError, ValueError):
+            log.error("the scheduler's memory is of another version: budgets and pauses begin anew")
+            return History(), None
     log.error("the scheduler's memory is not what was written: budgets and pauses begin anew")
     return History(), None
 
 
 def save(database: Database, history: History, mark: ClockMark) -> None:
     """Save both; inside the caller's transaction."""
-    clock = [mark.elapsed_s, mark.boot_id, mark.boot_s, mark.unix_s]
-    text = json.dumps({"history": history.as_record(), "clock": clock})
+    text = json.dumps({"history": history.as_record(), "clock": mark.as_record()})
     digest = hashlib.sha256(text.encode()).digest()
     database.execute("INSERT OR REPLACE INTO schedule VALUES (1, ?, ?)", (text, digest))

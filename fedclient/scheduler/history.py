@@ -70,6 +70,17 @@ class ClockMark:
             gap_s = max(boot_s, min(unix_s - self.unix_s, LONGEST_GAP_S))
         return self.elapsed_s + gap_s
 
+    def as_record(self) -> list[object]:
+        """Return it as JSON."""
+        return [self.elapsed_s, self.boot_id, self.boot_s, self.unix_s]
+
+    @classmethod
+    def of_record(cls, record: list[object]) -> ClockMark:
+        """Read what `as_record` returned.  Raises TypeError or ValueError for anything else."""
+        elapsed_s, boot_id, boot_s, unix_s = record
+        unix_s = None if unix_s is None else _number(unix_s)
+        return cls(_number(elapsed_s), str(boot_id), _number(boot_s), unix_s)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:

@@ -1,5 +1,7 @@
 """What the scheduler remembers comes back as it was, or not at all."""
 
+import hashlib
+import json
 from math import inf
 
 import pytest
@@ -31,5 +33,25 @@ def test_a_damaged_record_counts_as_none_and_is_reported(database, caplog, damag
     with database.transaction():
         schedule.save(database, History().started(1.0), MARK)
         database.execute(f"UPDATE OR IGNORE schedule SET record = ifnull({damage}, '')")  # noqa: S608 - ours
+    assert schedule.load(database) == (History(), None)
+    assert "begin anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{}",
+        "[]",
+        '{"history": {}, "clock": [0, "b", 0, null]}',
+        '{"history": %s, "clock": [0]}',
+        '{"history": %s, "clock": [NaN, "b", 0, null]}',
+        '{"history": %s, "clock": [0, "b", "1", null]}',
+    ],
+)
+def test_another_versions_record_does_not_keep_the_agent_from_starting(database, caplog, record) -> None:
+    text = record.replace("%s", json.dumps(History().as_record()))
+    digest = hashlib.sha256(text.encode()).digest()
+    with database.transaction():
+        database.execute("INSERT OR REPLACE INTO schedule VALUES (1, ?, ?)", (text, digest))
     assert schedule.load(database) == (History(), None)
     assert "begin anew" in caplog.text
