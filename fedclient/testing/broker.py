@@ -9,8 +9,9 @@
 Loopback only: the embedded broker admits everybody.  A broker dies with the thread that started
 it, whatever way that ends.  Of amqtt 0.12: it forgets sessions at a reconnect, delivers a
 retained message once per matching subscription, gives an unacknowledged message up after 5 s,
-and lets two connections with one client id live side by side.  asyncio sets TCP_NODELAY on
-each connection that it accepts.
+lets two connections with one client id live side by side, and goes deaf to a client that connects
+while another one subscribes (mended by `_Topics`).  asyncio sets TCP_NODELAY on each connection
+that it accepts.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import partial
-from typing import IO, TYPE_CHECKING, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from fedclient.errors import ConfigError, FedClientError, Unreachable, UsageError
 from fedclient.training.process import die_with
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -176,6 +177,17 @@ def _free_port() -> int:
             return port
 
 
+class _Topics(dict[str, Any]):
+    """amqtt's table of subscriptions: what is added while somebody goes through it is not gone through.
+
+    amqtt waits in the middle of doing so for each client that connects.  A dict that grows meanwhile raises
+    RuntimeError, and then nobody reads what this client sends, though its pings are answered.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self.keys()))
+
+
 async def _serve(host: str, port: int) -> None:
     """Run amqtt for ever."""
     if not ipaddress.ip_address(host).is_loopback:
@@ -193,6 +205,7 @@ async def _serve(host: str, port: int) -> None:
         "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     }
     broker = Broker(config)
+    broker._subscriptions = _Topics()  # noqa: SLF001 - there is no other way to it
     try:
         await broker.start()
     except (BrokerError, OSError) as error:

@@ -12,9 +12,9 @@ import pytest
 
 from fedclient.errors import Unreachable
 from fedclient.testing.broker import EmbeddedBroker, Mosquitto, main
-from fedclient.transport.base import Connected
+from fedclient.transport.base import Connected, Event, Received
 from fedclient.transport.mqtt import MqttTransport
-from tests.transport.drive import drive_one, now_s, settings
+from tests.transport.drive import drive, drive_one, now_s, settings
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -70,6 +70,54 @@ def test_a_port_that_somebody_takes_meanwhile_is_left_to_them(
         monkeypatch.setattr("fedclient.testing.broker._free_port", lambda: next(offers))
         assert broker.start() == free
         assert admits(free)
+
+
+def test_clients_that_connect_while_others_subscribe_are_all_heard(
+    broker: EmbeddedBroker | Mosquitto,
+) -> None:
+    keeper = MqttTransport(settings(broker.port, client_id="keeper"))
+    keeper.connect(now_s())
+    drive_one(keeper, Connected)
+    for number in range(20):  # amqtt goes through these for each client that connects
+        keeper.publish(f"kept/{number}", b"x", retain=True)
+        keeper.subscribe(f"kept/{number}")
+    drive_one(keeper, Received, count=20)
+    clients = [MqttTransport(settings(broker.port, client_id=f"client-{n}")) for n in range(10)]
+    for client in clients:
+        client.connect(now_s())
+    heard = drive_and_talk(keeper, clients)
+    assert heard == [{b"0", b"1", b"2"}] * len(clients)
+    for client in (keeper, *clients):
+        client.close()
+
+
+def drive_and_talk(busy: MqttTransport, clients: list[MqttTransport]) -> list[set[bytes]]:
+    """Let each client, once connected, speak to itself; `busy` subscribes to one more topic in each turn."""
+    greeted: set[int] = set()
+    turns = iter(range(1000))
+
+    def heard(seen: list[list[Event]]) -> list[set[bytes]]:
+        own = [f"own/{number}/" for number in range(len(seen))]
+        return [
+            {
+                event.payload
+                for event in events
+                if isinstance(event, Received) and event.topic.startswith(mine)
+            }
+            for events, mine in zip(seen, own, strict=True)
+        ]
+
+    def done(seen: list[list[Event]]) -> bool:
+        busy.subscribe(f"more/{next(turns)}")
+        for number, events in enumerate(seen):
+            if number not in greeted and Connected() in events:
+                greeted.add(number)
+                for topic in range(3):
+                    clients[number].subscribe(f"own/{number}/{topic}")
+                    clients[number].publish(f"own/{number}/{topic}", str(topic).encode())
+        return all(len(words) == 3 for words in heard(seen))
+
+    return heard(drive(clients, done))
 
 
 @pytest.mark.parametrize(
