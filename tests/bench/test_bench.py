@@ -36,7 +36,7 @@ def module(name: str) -> ModuleType:
 
 def test_an_idle_agent_is_measured_with_nothing_of_numpy_or_tflite_in_it(mosquitto: str) -> None:
     idle = bench("--only", "idle", "--idle-s", "1", "--starts", "1")["idle"]
-    for found in (idle["tcp"], idle["tls"]):
+    for found in (idle["tcp"], idle["equipped"], idle["tls"]):
         assert found["forbidden_files"] == 0
         assert 5 < found["uss_mib"] <= found["pss_as_only_python_mib"] <= found["rss_mib"]
         assert found["pss_mib"] <= found["pss_as_only_python_mib"]

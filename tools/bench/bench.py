@@ -63,6 +63,12 @@ TARGETS = (
     Target("idle memory with TLS, MiB", ("idle", "tls", "pss_as_only_python_mib"), 34),
     Target("NumPy or TFLite files in the agent", ("idle", "tcp", "forbidden_files"), 0),
     Target("idle wake-ups /min", ("idle", "tcp", "wakeups_per_min"), 4),
+    Target(
+        "the same with all sensors, watchdog, metrics, MiB",
+        ("idle", "equipped", "pss_as_only_python_mib"),
+        30,
+    ),
+    Target("idle wake-ups /min with these", ("idle", "equipped", "wakeups_per_min"), 4),
     Target("idle processor time, s/min", ("idle", "tcp", "cpu_s_per_min"), 0.005),
     Target("idle MQTT bytes /min", ("idle", "tcp", "tcp_bytes_per_min"), 10),
     Target("exec to subscribed, ms", ("idle", "tcp", "ready_ms", "median"), 300),
@@ -93,13 +99,13 @@ TARGETS = (
 def idle(options: argparse.Namespace) -> Results:
     import idle as part  # noqa: PLC0415 - each part loads what it needs
 
+    watch = {"seconds": options.idle_s, "starts": options.starts}
     found = {
-        "tcp": part.measure(tls=False, broker=options.broker, seconds=options.idle_s, starts=options.starts)
+        "tcp": part.measure(tls=False, broker=options.broker, **watch),
+        "equipped": part.measure(tls=False, broker=options.broker, equipped=True, **watch),
     }
     if options.broker != "embedded":  # it has no TLS
-        found["tls"] = part.measure(
-            tls=True, broker="mosquitto", seconds=options.idle_s, starts=options.starts
-        )
+        found["tls"] = part.measure(tls=True, broker="mosquitto", **watch)
     return found
 
 

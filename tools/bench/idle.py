@@ -8,8 +8,12 @@ minutes sees no MQTT ping, which comes every four: its cost is measured apart, a
 
 from __future__ import annotations
 
+import socket
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +23,17 @@ from rig import Process, Rig
 from fedclient.config import BrokerSettings
 
 KEEPALIVE_S = BrokerSettings().keepalive_s
+BOARD = Path(__file__).parents[2] / "hardware" / "boards" / "raspberry-pi-5" / "capture"
 PING_AGAIN_S = 10  # the shortest that the config allows
 _GATES_AS_THEY_COME = "[schedule]\nmin_new_samples = 1000000"
 
 
-def measure(*, tls: bool, broker: str, seconds: float, starts: int) -> dict[str, Any]:
+def measure(*, tls: bool, broker: str, seconds: float, starts: int, equipped: bool = False) -> dict[str, Any]:
+    """Measure one agent; an `equipped` one has a board's every sensor, a watchdog to feed, and metrics."""
     with (
         tempfile.TemporaryDirectory() as path,
         Rig(Path(path), tls=tls, broker_kind=broker, schedule=_GATES_AS_THEY_COME) as rig,
+        _equipment(rig) if equipped else nullcontext(),
     ):
         rig.enrol()
         first = rig.start_agent()
@@ -41,6 +48,27 @@ def measure(*, tls: bool, broker: str, seconds: float, starts: int) -> dict[str,
         if PING_AGAIN_S <= seconds < KEEPALIVE_S:
             found |= _with_keep_alive(rig, found)
         return {"tls": tls, "broker": rig.broker_name, **found, "ready_ms": _spread(ready_s)}
+
+
+@contextmanager
+def _equipment(rig: Rig) -> Iterator[None]:
+    """Give the agent all that a device may have: a Raspberry Pi 5's sensors, a watchdog, metrics."""
+    rig.board = BOARD
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(rig.path / "notify"))
+    rig.environment = {"NOTIFY_SOCKET": str(rig.path / "notify"), "WATCHDOG_USEC": str(90 * 10**6)}
+    with Path(rig.device_config).open("a") as config:
+        config.write(f'[metrics]\nfile = "{rig.path / "fedclient.prom"}"\n')
+    threading.Thread(target=_drain, args=(manager,), daemon=True).start()
+    yield
+    manager.close()
+
+
+def _drain(manager: socket.socket) -> None:
+    """Read what a service manager would."""
+    with suppress(OSError):
+        while manager.recv(4096):
+            pass
 
 
 def _waiting(rig: Rig) -> Process:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 FEDERATION = "bench"
 FEATURES, CLASSES, SAMPLES = 1280, 10, 160  # a head of 12,810 parameters, MobileNet's features
 PATIENCE_S = 30.0
+NOTHING: dict[str, str] = {}
 _DEVICE = """
 {schedule}
 [broker]
@@ -96,6 +97,8 @@ class Rig:
     plan: Plan = field(default_factory=lambda: Plan(epochs=1, learning_rate=0.1, codec=Codec(density=0.01)))
     schedule: str = as_toml(schedule=replace(EAGER, poll_s=60.0))
     trainer: str = "nice = 0\nidle = false"
+    board: Path | None = None  # a capture whose sensors the agent reads in place of this machine's
+    environment: dict[str, str] = field(default_factory=dict)  # of the agent, beside ours
     seen: list[Seen] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -177,7 +180,13 @@ class Rig:
         return transport
 
     # --- running --------------------------------------------------------------------------------------
-    def start(self, name: str, arguments: list[str], prefix: tuple[str, ...] = ()) -> Process:
+    def start(
+        self,
+        name: str,
+        arguments: list[str],
+        prefix: tuple[str, ...] = (),
+        environment: dict[str, str] = NOTHING,
+    ) -> Process:
         """Start `fedclient ARGUMENTS`, watch its log, and end it with the rig."""
         started_s = boottime_s()
         popen = subprocess.Popen(
@@ -185,6 +194,7 @@ class Rig:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
             start_new_session=True,  # strace does not pass SIGTERM on: the whole group is ended
         )
         process = Process(name=name, popen=popen, started_s=started_s)
@@ -196,9 +206,9 @@ class Rig:
 
     def start_agent(self, prefix: tuple[str, ...] = ()) -> Process:
         """Start the device under test."""
-        return self.start(
-            "agent", ["--config", self.device_config, "--state", str(self.device.path), "run"], prefix
-        )
+        board = [] if self.board is None else ["--root", str(self.board)]
+        words = ["--config", self.device_config, "--state", str(self.device.path), "run", *board]
+        return self.start("agent", words, prefix, self.environment)
 
     def end(self, process: Process) -> None:
         """End a process orderly, and let go of its log."""
