@@ -22,7 +22,7 @@ from fedclient.scheduler.readings import Reading, unknown
 STAT = "/proc/stat"
 AVERAGE = "/proc/loadavg"
 PRESSURE = "/proc/pressure/cpu"
-MIN_WINDOW_S = 1.0  # two cores give 200 ticks in it: finer is noise
+MIN_WINDOW_S = 0.8  # less than the second between two looks while training; finer is noise
 MAX_WINDOW_S = 300.0  # a mean over more than this says little about now
 _TICKS = os.sysconf("SC_CLK_TCK")
 _COUNTERS = 8  # user nice system idle iowait irq softirq steal; a guest's time is in user, too

@@ -21,6 +21,7 @@ from tests.system.world import World
 CAPTURE = Path(__file__).parents[2] / "hardware" / "boards" / "raspberry-pi-4b" / "capture"
 PLAN = Plan(epochs=40, batch_size=1, learning_rate=0.01, codec=Codec(density=0.3))
 SAMPLES = 3000  # a training of some ten seconds
+STOP_S = 3.0  # from a violation to the trainer's end, at most
 ASK = """
 dwell_s = 0
 poll_s = 1
@@ -173,6 +174,7 @@ def test_a_training_stops_at_each_violation_goes_on_and_ends_as_if_undisturbed(
         assert f"not training: {SAYS[name]}" in device.agent.text(since)
     world.wait_said(device.agent, r"-> sending", 0)
     print(f"seconds from a violation to the trainer's end: {stops_s}")
+    assert max(stops_s.values()) <= STOP_S
     assert device.ask("SELECT count(*) FROM history") == [(1,)], "it was one job"
     assert result(device.path) == undisturbed(tmp_path / "early", tmp_path / "copy")
 
