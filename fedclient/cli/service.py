@@ -86,15 +86,22 @@ class _Target:
 
     def write(self, inside: Path, text: str) -> None:
         """Write a file of ours."""
+        self._check_inside(inside)
         self.do("write", self.path(inside), lambda: _write(self.path(inside), text))
 
     def delete(self, inside: Path) -> None:
         """Delete a file of ours, and the folder of drop-ins with the last of them."""
         path = self.path(inside)
         if path.exists():
+            self._check_inside(inside)
             self.do("delete", path, path.unlink)
             if inside.parent == self.drop_ins and not self.dry_run and not any(path.parent.iterdir()):
                 path.parent.rmdir()
+
+    def _check_inside(self, inside: Path) -> None:
+        """Refuse a link in an image that is absolute: followed from here it names this machine's files."""
+        if not self.path(inside).parent.resolve().is_relative_to(self.root.resolve()):
+            raise FinalError(f"{self.path(inside.parent)} leads out of {self.root}, by a link")
 
     def call(self, *words: str) -> None:
         """Run one of systemd's commands on that system."""
@@ -123,7 +130,7 @@ def install(args: argparse.Namespace) -> int:
     if settings.exists():
         print(f"keep     {settings}")
     else:
-        target.do("write", settings, lambda: _write(settings, config.template()))
+        target.write(args.config or config.DEFAULT, config.template())
     if target.running:
         target.call("systemctl", "daemon-reload")
     target.call("systemctl", "enable", target.unit)

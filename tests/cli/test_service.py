@@ -202,6 +202,19 @@ def test_what_the_service_could_not_run_is_refused(system, capsys) -> None:
     assert "may not read it" in refused(system, capsys)
 
 
+def test_a_link_in_an_image_does_not_lead_to_this_machine(system, tmp_path, capsys) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (system.root / "etc/systemd").symlink_to(elsewhere)
+    assert system.call("install") == 1
+    assert "leads out of" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())
+    (elsewhere / "system").mkdir()
+    (elsewhere / "system/fedclient.service").touch()
+    assert system.call("remove") == 1
+    assert (elsewhere / "system/fedclient.service").exists()
+
+
 def test_what_cannot_be_done_is_one_line(system, capsys) -> None:
     assert "/var/lib/fedclient" in refused(system, capsys, before=("--state", "/srv/state"))
     assert "no spaces" in refused(system, capsys, before=("--config", "/etc/my config.toml"))
