@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: 90s, 30m, 2h, 1d."""
+"""Lengths of time as people write them: 90s, 30m, 2h, 1d.  How they are told: `scheduler.check.duration`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from fedclient.errors import UsageError
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
-_SAID_S = (("days", 24 * 3600), ("h", 3600), ("min", 60))
 _WRITTEN = re.compile(r"([0-9]{1,9})([smhd])")
 
 
@@ -26,9 +25,3 @@ def spell(seconds: int) -> str:
     """Write whole seconds in the largest unit that fits."""
     unit, size = next((u, s) for u, s in reversed(_UNITS_S.items()) if seconds % s == 0)
     return f"{seconds // size}{unit}"
-
-
-def about(seconds: float) -> str:
-    """Write how long something took or takes, for people: 45 s, 12 min, 3 h, 2 days."""
-    unit, size_s = next((one for one in _SAID_S if seconds >= 2 * one[1]), ("s", 1))
-    return f"{max(0.0, seconds) / size_s:.0f} {unit}"

@@ -13,6 +13,7 @@ from fedclient import boards, config, storage
 from fedclient.cli import replay_svg
 from fedclient.errors import DataError, UsageError
 from fedclient.scheduler import trace
+from fedclient.scheduler.check import duration
 from fedclient.scheduler.profile import UNKNOWN_BOARD, Profile
 from fedclient.scheduler.replay import DAY_S, Job, Replay, Terms
 from fedclient.scheduler.replay import replay as replayed
@@ -120,7 +121,7 @@ def _write(path: Path, text: str) -> None:
 
 def _text(found: Replay, profile: Profile) -> Iterator[str]:
     totals = found.totals
-    yield f"{profile.title}, {_duration(totals.trace_s)} of readings from {found.local(0)} on"
+    yield f"{profile.title}, {duration(totals.trace_s)} of readings from {found.local(0)} on"
     yield ""
     yield from timeline(found)
     yield ""
@@ -128,7 +129,7 @@ def _text(found: Replay, profile: Profile) -> Iterator[str]:
     if totals.energy_j is not None:
         energy = f"{totals.energy_j / 1000:.1f} kJ"
     lines = {
-        "trained": f"{_duration(totals.training_s)}, {totals.jobs} jobs done, stopped {totals.stops} times",
+        "trained": f"{duration(totals.training_s)}, {totals.jobs} jobs done, stopped {totals.stops} times",
         "MQTT": f"{totals.traffic_bytes / 1000:.1f} kB",
         "disk": f"{totals.flash_bytes / 1e6:.1f} MB written",
         "energy": energy,
@@ -151,7 +152,7 @@ def _stretches(found: Replay) -> Iterator[str]:
         why = f" by {', '.join(one.closed)}" if one.closed else ""
         again = "went on " if one.resumed else ""
         length_s = one.end_s - one.begin_s
-        yield f"{found.local(one.begin_s):<12}{again}{_duration(length_s)}, {_ENDED[one.ended]}{why}"
+        yield f"{found.local(one.begin_s):<12}{again}{duration(length_s)}, {_ENDED[one.ended]}{why}"
     if len(found.intervals) > _SHOWN:
         yield f"and {len(found.intervals) - _SHOWN} times more: --json has all"
 
@@ -181,11 +182,3 @@ def timeline(found: Replay) -> list[str]:
 
 def _column(at_s: float) -> int:
     return min(_COLUMNS - 1, max(0, int(at_s * _COLUMNS // DAY_S)))
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 2 * DAY_S:
-        return f"{seconds / DAY_S:.1f} days"
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -16,7 +16,6 @@ from typing import Any
 from fedclient import boards
 from fedclient.cli import agent
 from fedclient.cli.agent import Standing
-from fedclient.cli.duration import about
 from fedclient.config import Config
 from fedclient.crypto.keys import SigningKey
 from fedclient.device import enrolment
@@ -26,7 +25,7 @@ from fedclient.device.journal import Journal, Round
 from fedclient.device.slots import Slots
 from fedclient.errors import StorageBusy, UsageError
 from fedclient.samples.store import SampleStore
-from fedclient.scheduler.check import number
+from fedclient.scheduler.check import duration, number
 from fedclient.scheduler.schedule import Policy
 from fedclient.values import HeadVersion, Phase
 
@@ -116,7 +115,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
     told = {
         **report,
         "closed_gates": ", ".join(report["closed_gates"]) or None,
-        "next_chance_s": None if found.next_chance_s is None else f"in {about(found.next_chance_s)}",
+        "next_chance_s": None if found.next_chance_s is None else f"in {duration(found.next_chance_s)}",
         "spent_24h": ", ".join(_spent(report["spent_24h"], policy)),
     }
     rounds = told.pop("rounds")

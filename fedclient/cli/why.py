@@ -12,10 +12,9 @@ from typing import Any
 
 from fedclient.cli import agent
 from fedclient.cli.agent import Standing
-from fedclient.cli.duration import about
 from fedclient.cli.main import TRY_LATER
 from fedclient.device.folder import open_folder
-from fedclient.scheduler.check import number
+from fedclient.scheduler.check import duration, number
 from fedclient.values import Phase
 
 WIDTH = 100
@@ -78,7 +77,7 @@ def explain(found: Standing, root: Path | None = None) -> Iterator[str]:
 def _gate(gate: dict[str, Any], found: Standing) -> Iterator[str]:
     """A value in its columns; what has none is a sentence.  A closed gate is a sentence, too."""
     at_s, limit = found.decision["at_s"], gate["threshold"]
-    since = about(at_s - gate["since_s"]) if found.watched else "-"
+    since = duration(at_s - gate["since_s"]) if found.watched else "-"
     begin = _row(("open" if gate["ok"] else "closed", gate["name"], since))
     words = [gate["sentence"]]
     if gate["value"] is not None and gate["source"] != "history":  # a budget's sentence has it all
@@ -97,7 +96,7 @@ def _gate(gate: dict[str, Any], found: Standing) -> Iterator[str]:
         begin = " " * len(begin)
     if not gate["ok"]:
         opens_s = gate["opens_s"]
-        by_itself = "" if opens_s is None else f" (by itself in {about(opens_s - at_s)})"
+        by_itself = "" if opens_s is None else f" (by itself in {duration(opens_s - at_s)})"
         words.append(f"to open it: {gate['remedy']}{by_itself}")
     for text in words:
         for line in textwrap.wrap(text, WIDTH - len(begin)):
@@ -124,4 +123,4 @@ def _chance(found: Standing) -> str:
         return "next chance: now"
     if found.next_chance_s is None:
         return "next chance: not known; it takes what stands above"
-    return f"next chance: not before {about(found.next_chance_s)} have passed"
+    return f"next chance: not before {duration(found.next_chance_s)} have passed"

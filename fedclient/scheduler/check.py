@@ -12,6 +12,7 @@ from fedclient.scheduler.readings import Reading, Readings
 from fedclient.scheduler.schedule import Policy
 
 UNKNOWN_REMEDY = "`fedclient doctor` tells what this board can read"
+_SPANS_S = (("days", 24 * 3600), ("h", 3600), ("min", 60))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,13 @@ def number(value: float, unit: str) -> str:
     """Print without digits that mean nothing."""
     digits = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 1):g}"
     return f"{digits} {unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Print a length of time as people say it: 45 s, 12 min, 3.5 h, 2 days."""
+    unit, size_s = next((one for one in _SPANS_S if seconds >= 2 * one[1]), ("s", 1))
+    count = max(0.0, seconds) / size_s
+    return f"{round(count, 1):g} {unit}" if size_s >= 3600 and count < 10 else f"{count:.0f} {unit}"
 
 
 def settled(name: str, because: str, *, ok: bool, **more: Any) -> Check:

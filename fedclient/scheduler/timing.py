@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf, isfinite
 
 from fedclient.scheduler import windows
-from fedclient.scheduler.check import Asked, Check, number, off, settled
+from fedclient.scheduler.check import Asked, Check, duration, number, off, settled
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Readings
 
@@ -29,7 +29,7 @@ def paused(asked: Asked) -> Check:
     if not held:
         return settled("paused", "nobody paused it", ok=True)
     who, until_s = max(held.items(), key=lambda one: one[1])
-    span = "until resumed" if until_s == inf else f"for another {_duration(until_s - now_s)}"
+    span = "until resumed" if until_s == inf else f"for another {duration(until_s - now_s)}"
     remedy = "`fedclient resume`" if who == "the owner" else "`fedclient gateway resume`, at the gateway"
     return settled("paused", f"{who} paused it {span}", ok=False, opens_s=until_s, remedy=remedy)
 
@@ -77,7 +77,7 @@ def pace(asked: Asked) -> Check:
     until_s = asked.history.pace_s
     if not asked.new_job or until_s is None or until_s <= asked.now.elapsed_s:
         return settled("pace", "the gateway asked for no pause", ok=True)
-    because = f"the gateway asked to wait for another {_duration(until_s - asked.now.elapsed_s)}"
+    because = f"the gateway asked to wait for another {duration(until_s - asked.now.elapsed_s)}"
     return settled("pace", because, ok=False, opens_s=until_s, remedy="wait")
 
 
@@ -162,13 +162,3 @@ def _affordable_s(asked: Asked, field: str, fits: Callable[[float], bool]) -> fl
         if fits(asked.history.spent_of(field, at_s)):
             return at_s
     return None
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 3600
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedclient.cli.duration import about, parse, spell
+from fedclient.cli.duration import parse, spell
 from fedclient.errors import UsageError
 
 MONTH_S = 30 * 24 * 3600
@@ -36,21 +36,3 @@ def test_a_length_has_bounds(text) -> None:
 def test_a_length_is_written_as_it_is_read(seconds, text) -> None:
     assert spell(seconds) == text
     assert parse(text, "--for", MONTH_S) == seconds
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-1.0, "0 s"),
-        (0.4, "0 s"),
-        (119.4, "119 s"),
-        (120, "2 min"),
-        (7199, "120 min"),
-        (7200, "2 h"),
-        (36 * 3600, "36 h"),
-        (48 * 3600, "2 days"),
-        (30 * 86_400, "30 days"),
-    ],
-)
-def test_for_people_a_length_has_two_or_three_digits(seconds, text) -> None:
-    assert about(seconds) == text

@@ -58,7 +58,7 @@ def test_a_training_that_runs_is_stopped_and_that_is_said(folder, say) -> None:
 
 def test_without_an_agent_the_next_one_obeys(say) -> None:
     assert say("pause", "--for", "1d") == "paused for 1d: no agent is running; the next one obeys\n"
-    assert "the owner paused it for another 24.0 h" in say("status")
+    assert "the owner paused it for another 24 h" in say("status")
     assert say("resume") == "resumed: it trains at the next good moment\n"
     assert say("resume") == "nobody had paused it: nothing changed\n"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from fedclient.cli import replay as module
 from fedclient.cli.main import main
 from fedclient.scheduler.replay import Interval, Totals
 from fedclient.testing import week
@@ -176,8 +175,3 @@ def test_nothing_is_read_but_what_was_given(busy: Path, capsys, monkeypatch: pyt
     """A replay of another device's trace does not depend on this machine's own config."""
     monkeypatch.setenv("FEDCLIENT_CONFIG", "/nowhere/at/all.toml")
     assert call(capsys, busy)[0] == 0
-
-
-def test_durations_are_short() -> None:
-    shown = [module._duration(seconds) for seconds in (5, 89.6, 600, 7200, 86_400, 604_800)]
-    assert shown == ["5 s", "90 s", "10.0 min", "2.0 h", "24.0 h", "7.0 days"]

@@ -11,6 +11,7 @@ from fedclient.scheduler.check import (
     Asked,
     Now,
     compare,
+    duration,
     flag,
     number,
     off,
@@ -79,3 +80,22 @@ def test_compare_takes_numbers_only() -> None:
     assert (found.value, found.threshold, found.verdict) == (5.0, 50.0, None)
     assert compare(asked(but(cpu_percent=nan)), "load", "the load", "cpu_percent", **terms).verdict is False
     assert compare(asked(), "load", "the load", "cpu_percent", threshold=None).verdict is True
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1.0, "0 s"),
+        (0.4, "0 s"),
+        (119.4, "119 s"),
+        (120, "2 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (9000, "2.5 h"),
+        (36 * 3600, "36 h"),
+        (48 * 3600, "2 days"),
+        (30 * 86_400, "30 days"),
+    ],
+)
+def test_for_people_a_length_has_two_or_three_digits(seconds, text) -> None:
+    assert duration(seconds) == text

@@ -39,7 +39,7 @@ TRAINING = but(activity={"training": True})
         (History(owner_hold_s=inf), "the owner paused it until resumed", "`fedclient resume`"),
         (History(owner_hold_s=160.0), "the owner paused it for another 60 s", "`fedclient resume`"),
         (History(owner_hold_s=1900.0), "for another 30 min", "`fedclient resume`"),
-        (History(gateway_hold_s=100.0 + 7200), "the gateway paused it for another 2.0 h", "gateway resume"),
+        (History(gateway_hold_s=100.0 + 7200), "the gateway paused it for another 2 h", "gateway resume"),
         (History(owner_hold_s=130.0, gateway_hold_s=inf), "the gateway paused it until", "gateway resume"),
     ],
 )
