@@ -86,6 +86,7 @@ class Console:
         self._callers: dict[int, _Caller] = {}
         self._listener: socket.socket | None = None
         self._again_s = 0.0  # not before, after the kernel refused a socket
+        self._trouble = ""
         self._open()
 
     def interests(self) -> dict[int, int]:
@@ -137,7 +138,10 @@ class Console:
             self._listener = listener
 
     def _pause(self, what: str, error: OSError) -> None:
-        log.error("%s: %s", what, error.strerror)
+        trouble = f"{what}: {error.strerror}"
+        if trouble != self._trouble:  # once per change
+            log.error("%s", trouble)
+        self._trouble = trouble
         self._again_s = self._clock() + PATIENCE_S
 
     def _welcome(self, listener: socket.socket) -> None:
@@ -156,6 +160,7 @@ class Console:
             if len(self._callers) >= PLACES:
                 self._let_go(next(iter(self._callers)))
             self._callers[connection.fileno()] = _Caller(connection, self._clock())
+            self._trouble = ""
             self._serve(connection.fileno())  # who has spoken already is answered in this turn
 
     def _let_go(self, number: int) -> None:

@@ -413,3 +413,17 @@ def test_a_folder_of_somebody_elses_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(module.os, "open", refuse)
     with pytest.raises(StorageReadOnly, match="run as root or as the folder's owner"):
         ask(tmp_path, {"ask": "why"})
+
+
+def test_a_socket_that_cannot_be_made_for_days_is_said_once(tmp_path: Path, caplog) -> None:
+    (tmp_path / NAME).mkdir()
+    loop = Loop(tmp_path)
+    for _ in range(100):
+        loop.now_s += PATIENCE_S
+        loop.turn()
+    assert len(caplog.records) == 1
+    (tmp_path / NAME).rmdir()
+    loop.now_s += PATIENCE_S
+    loop.turn()
+    loop.works()
+    (tmp_path / NAME).unlink()
