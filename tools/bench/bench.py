@@ -5,7 +5,7 @@
     fsync    what a round flushes to the disk, by stage (needs strace)
     codec    time and size of packing and unpacking
     gateway  updates per second
-    replay   seconds for a week of readings, by kind of board
+    replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     eligibility  an eligibility decision: all probes, all gates
 
@@ -35,7 +35,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 2 asks for; `path` leads to the figure in the results."""
+    """What an issue asks for; `path` leads to the figure in the results."""
 
     name: str
     path: tuple[str, ...]
