@@ -42,6 +42,7 @@ KEEPS_FETCHES_BACK = {
     "disk",
 }  # gates: the others are about training
 RECEIPT_BYTES = 1024  # and the headers of both messages
+SAVE_S = 60.0  # how often is saved what a training has spent: a kill or power cut counts as much
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -97,6 +98,7 @@ class Conditions:
         self._now = ClockMark(0.0, self._boot_id, 0.0, None)
         self._saved: History | None = self._history  # None: nobody knows what is stored
         self._accounted_s: float | None = None  # boot time up to which a training was paid for
+        self._lost: ClockMark | None = None  # since when an agent that was killed had not paid
         self._written_bytes = self._written(None)
         self._traffic_bytes = 0
         self._job = Cost()  # of the job in hand, so far
@@ -114,8 +116,12 @@ class Conditions:
     def recall(self) -> DeviceClock:
         """Take up what was saved last, once; before, the database may not have been checked."""
         if self._clock is None:
-            self._history, mark = schedule.load(self._database)
-            self._saved, self._clock = self._history, DeviceClock(mark, self._boot_id)
+            self._saved, mark = schedule.load(self._database)
+            self._history, self._clock = (
+                replace(self._saved, training=False),
+                DeviceClock(mark, self._boot_id),
+            )
+            self._lost = mark if self._saved.training else None
         return self._clock
 
     # --- deciding -------------------------------------------------------------------------------------
@@ -215,12 +221,14 @@ class Conditions:
     def trainer_starts(self, now_s: float) -> None:
         """From now on somebody trains."""
         self._accounted_s = now_s
+        self._history = replace(self._history, training=True)
 
     def trainer_ended(self, now_s: float) -> None:
         """Pay for what the trainer took since the last look."""
         self._tick(now_s)
         self._account(now_s, None)
         self._accounted_s = None
+        self._history = replace(self._history, training=False)
 
     def job_settled(self, update_bytes: int) -> None:
         """Remember what the whole job took, its update included: the next one needs as much.
@@ -252,6 +260,14 @@ class Conditions:
         self._spend(cost)
         if trained_s:
             self._job += cost
+        if self._lost is not None:
+            lost_s, self._lost = self._hidden_s(self._lost, now_s), None
+            self._spend(Cost(training_s=lost_s, energy_j=drawn_w * lost_s))
+
+    def _hidden_s(self, mark: ClockMark, now_s: float) -> float:
+        """Return how long a trainer may have run after its agent last saved."""
+        same_boot = mark.boot_id == self._boot_id and now_s >= mark.boot_s
+        return min(SAVE_S, now_s - mark.boot_s) if same_boot else SAVE_S
 
     def _written(self, trainer_pid: int | None) -> int:
         """Return what was written to disk so far; raises ConfigError for a budget that cannot be kept."""

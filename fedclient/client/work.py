@@ -9,11 +9,12 @@ import signal
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from fedclient import session
 from fedclient.client.child import Child, describe, end_orphan
-from fedclient.client.conditions import Conditions, Doing, closed_sentences
+from fedclient.client.conditions import SAVE_S, Conditions, Doing, closed_sentences
 from fedclient.config import Config
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
@@ -29,7 +30,6 @@ from fedclient.values import Command, CommandKind, HeadVersion
 log = logging.getLogger(__name__)
 
 POLL_WHILE_TRAINING_S = 1.0  # a trainer must have stopped 3 s after conditions failed; load needs two looks
-SAVE_S = 60.0  # what a power cut may take away of what a training has spent
 FIRST_BACKOFF_S = 30.0  # after a failed trainer; doubles with each failure
 MAX_BACKOFF_S = 3600.0
 _COMMAND = "command"  # the counter that holds the highest sequence of the gateway's commands
@@ -198,6 +198,7 @@ class Work:
             log.warning("no trainer: %s", self.failure)
             return [session.Crashed(Cause.CRASH)]
         self.conditions.trainer_starts(now_s)
+        self._saved_s = -inf  # that it runs is saved at the first look
         log.info("training on head %s pid=%d", version, self.child.pid)
         return []
 

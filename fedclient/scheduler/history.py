@@ -95,6 +95,7 @@ class History:
     gateway_hold_s: float | None = None
     last_job: Cost = Cost()  # what the last whole job took
     spent: tuple[Bucket, ...] = ()
+    training: bool = False  # a trainer runs: found so after a restart, its end was not paid for
 
     def was_closed(self, gate: str) -> bool:
         """Tell whether a gate was closed at the last decision."""
@@ -147,6 +148,7 @@ class History:
             "gateway_hold_s": _finite(self.gateway_hold_s),
             "last_job": self.last_job.as_list(),
             "spent": [[bucket.hour, *bucket.cost.as_list()] for bucket in self.spent],
+            "training": self.training,
         }
 
     @classmethod
@@ -164,6 +166,7 @@ class History:
             gateway_hold_s=_time(record["gateway_hold_s"]),
             last_job=_cost(last),
             spent=tuple(Bucket(hour, _cost(cost)) for hour, (_, *cost) in zip(hours, spent, strict=True)),
+            training=record["training"] is True,
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fedclient.client import conditions as module
 from fedclient.client.conditions import Conditions, DeviceClock, Doing, is_local
 from fedclient.config import Config
 from fedclient.device import schedule
@@ -138,6 +139,46 @@ def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) 
     last = conditions.decide(Doing(), 61.0).history.last_job
     assert last.training_s == pytest.approx(6.0)
     assert 460 < last.traffic_bytes < 5_000
+
+
+def killed_while_it_trains(device, database, at_s: float) -> None:
+    """Train for a while, save, and go without a word."""
+    conditions = on(device, database, EAGER)
+    conditions.decide(Doing(), at_s)
+    conditions.trainer_starts(at_s)
+    conditions.decide(Doing(trainer_pid=os.getpid()), at_s + 1.0)
+    with conditions.transaction():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("boot", "begins_s", "lost_s"), [("same", 121.0, 20.0), ("same", 500.0, 60.0), ("new", 5.0, 60.0)]
+)
+def test_what_a_kill_or_power_cut_hides_is_paid_for_once(
+    device, database, monkeypatch, boot, begins_s, lost_s
+) -> None:
+    """Else a supply that breaks down at each training is one that trains without end."""
+    killed_while_it_trains(device, database, 100.0)
+    if boot == "new":
+        monkeypatch.setattr(module, "_boot_id", lambda: "another")
+    for start in range(2):
+        again = on(device, database, EAGER)
+        again.decide(Doing(), begins_s + start)
+        assert again.spent()["training_s"] == pytest.approx(1.0 + lost_s)
+        with again.transaction():
+            pass
+
+
+def test_a_training_that_ended_before_the_kill_is_paid_for_already(device, database) -> None:
+    conditions = on(device, database, EAGER)
+    conditions.decide(Doing(), 100.0)
+    conditions.trainer_starts(100.0)
+    conditions.trainer_ended(107.0)
+    with conditions.transaction():
+        pass
+    again = on(device, database, EAGER)
+    again.decide(Doing(), 200.0)
+    assert again.spent()["training_s"] == pytest.approx(7.0)
 
 
 def test_a_flash_budget_on_a_kernel_that_does_not_count_is_refused(device, database, monkeypatch) -> None:
