@@ -46,10 +46,10 @@ class Snapshot:
 
 
 class Metrics:
-    """Keeps one file up to date; without a path it does nothing."""
+    """Keeps one file up to date."""
 
-    def __init__(self, settings: MetricsSettings) -> None:
-        self._path = settings.file
+    def __init__(self, path: Path, settings: MetricsSettings) -> None:
+        self._path = path
         self._every_s = settings.every_s
         self._written = ""
         self._written_s: float | None = None
@@ -59,36 +59,34 @@ class Metrics:
     def due(self, now_s: float) -> bool:
         """Tell whether `update` would write, so that nobody makes a snapshot for nothing."""
         recent = self._written_s is not None and 0 <= now_s - self._written_s < self._every_s
-        return self._path is not None and not recent
+        return not recent
 
     def update(self, snapshot: Snapshot, now_s: float) -> None:
         """Write what changed, unless that was done a moment ago; call it whenever the agent is awake."""
-        if self._path is None:
-            return
         self._last = snapshot
         if not self.due(now_s):
             return
         text = render(snapshot)
         if text != self._written:
             self._written_s = now_s
-            self._write(self._path, text)
+            self._write(text)
 
     def close(self) -> None:
         """Say that the agent has ended, with its last figures."""
-        if self._path is not None and self._last is not None:
-            self._write(self._path, render(self._last, up=False))
+        if self._last is not None:
+            self._write(render(self._last, up=False))
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, text: str) -> None:
         try:
-            _replace(path, text.encode())
+            _replace(self._path, text.encode())
         except OSError as error:
             trouble = error.strerror or str(error)
             if trouble != self._trouble:  # once per change
-                log.warning("[metrics] file %s cannot be written: %s", path, trouble)
+                log.warning("[metrics] file %s cannot be written: %s", self._path, trouble)
             self._written, self._trouble = "", trouble
         else:
             if self._trouble:
-                log.info("[metrics] file %s is written again", path)
+                log.info("[metrics] file %s is written again", self._path)
             self._written, self._trouble = text, ""
 
 

@@ -1,22 +1,26 @@
 """An agent with what its owner sees of it; `daemon.run` drives it on a device.
 
 The agent decides and acts; what stands here looks on: the console, the metrics file, the trace.  Only a
-trace wakes the loop by itself, as often as its owner asked, for it is of every minute.
+trace wakes the loop by itself, as often as its owner asked, for it is of every minute.  Metrics and trace
+are loaded where the config names a file: most devices save the memory and the time at the start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from fedclient.client import answers
 from fedclient.client.agent import Agent
 from fedclient.client.console import Console, Request
-from fedclient.client.metrics import Metrics, Snapshot
-from fedclient.client.trace_file import TraceFile
 from fedclient.config import Config
 from fedclient.device.folder import DeviceFolder
 from fedclient.scheduler.check import Now
 from fedclient.session import Outcome
+
+if TYPE_CHECKING:
+    from fedclient.client.metrics import Metrics, Snapshot
+    from fedclient.client.trace_file import TraceFile
 
 
 class DeviceService:
@@ -25,8 +29,8 @@ class DeviceService:
     def __init__(self, folder: DeviceFolder, config: Config, agent: Agent) -> None:
         self.agent = agent
         self._console = Console(folder.path, self._answer)
-        self._metrics = Metrics(config.metrics)
-        self._trace = TraceFile(config.trace, agent.work.conditions.profile.name)
+        self._metrics = _metrics(config)
+        self._trace = _trace(config, agent.work.conditions.profile.name)
         self._trace_due_s: float | None = None
         self._trace_seen: Now | None = None
         self._now_s = 0.0
@@ -52,34 +56,37 @@ class DeviceService:
         self.agent.service(ready, now_s)
         self._console.service(ready)
         self._record()
-        if self._metrics.due(now_s):
+        if self._metrics is not None and self._metrics.due(now_s):
             self._metrics.update(self._snapshot(), now_s)
 
     def stop(self) -> None:
         """End the agent in good order; nobody can ask it any more."""
         self._console.close()
         self.agent.stop()
-        self._trace.close()
-        self._metrics.close()
+        if self._trace is not None:
+            self._trace.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _answer(self, request: Request) -> dict[str, object]:
         return answers.answer(self.agent, request, self._now_s)
 
     def _record(self) -> None:
         """Note what the agent has read; where that is too long ago, read."""
-        conditions = self.agent.work.conditions
-        due_s = self._trace.due_in_s(conditions.now)
-        if due_s is None:
+        if self._trace is None:
             return
+        conditions = self.agent.work.conditions
         due = self._trace_due_s is None or self._now_s >= self._trace_due_s
         if due:
             conditions.look(self.agent.work.doing(self.agent.state), self._now_s)
         if due or self._trace_seen != conditions.now:  # else a turn without a look would put the next one off
             self._trace_seen = conditions.now
             self._trace.note(conditions.readings, conditions.now)
-            self._trace_due_s = self._now_s + (self._trace.due_in_s(conditions.now) or 0.0)
+            self._trace_due_s = self._now_s + self._trace.due_in_s(conditions.now)
 
     def _snapshot(self) -> Snapshot:
+        from fedclient.client.metrics import Snapshot  # noqa: PLC0415 - see above
+
         agent, conditions = self.agent, self.agent.work.conditions
         decision, readings = conditions.decision, conditions.readings
         counters = agent.counters()
@@ -98,3 +105,19 @@ class DeviceService:
             power_w=readings.power_w.value,
             new_samples=readings.activity.samples.new,
         )
+
+
+def _metrics(config: Config) -> Metrics | None:
+    if config.metrics.file is None:
+        return None
+    from fedclient.client.metrics import Metrics  # noqa: PLC0415 - see above
+
+    return Metrics(config.metrics.file, config.metrics)
+
+
+def _trace(config: Config, board: str) -> TraceFile | None:
+    if config.trace.file is None:
+        return None
+    from fedclient.client.trace_file import TraceFile  # noqa: PLC0415 - see above
+
+    return TraceFile(config.trace.file, config.trace, board)

@@ -27,10 +27,10 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that no
 
 
 class TraceFile:
-    """One file, and the one before it with `.1` at its end.  Without a path it does nothing."""
+    """One file, and the one before it with `.1` at its end."""
 
-    def __init__(self, settings: TraceSettings, board: str) -> None:
-        self._path = settings.file
+    def __init__(self, path: Path, settings: TraceSettings, board: str) -> None:
+        self._path = path
         self._every_s = settings.every_s
         self._max_bytes = int(settings.max_mib * (1 << 20))
         self._board = board
@@ -46,16 +46,14 @@ class TraceFile:
         self._events: tuple[object, ...] = ()
         self._trouble = ""
 
-    def due_in_s(self, now: Now) -> float | None:
-        """Return in how many seconds `note` will want readings again; None: never."""
-        if self._path is None:
-            return None
+    def due_in_s(self, now: Now) -> float:
+        """Return in how many seconds `note` will want readings again."""
         return 0.0 if self._noted_s is None else max(0.0, self._noted_s + self._every_s - now.elapsed_s)
 
     def note(self, readings: Readings, now: Now) -> None:
         """Take readings that were made anyway: written when due, or when more than a number changed."""
         events = _events(readings)
-        if self._path is None or (self.due_in_s(now) and events == self._events):
+        if self.due_in_s(now) and events == self._events:
             return
         self._noted_s, self._events = now.elapsed_s, events
         if self._known is None:
@@ -80,7 +78,7 @@ class TraceFile:
         self._waiting_bytes += len(text)
 
     def _flush(self) -> None:
-        if self._path is None or not self._waiting:
+        if not self._waiting:
             return
         try:
             self._append("".join(self._waiting))
@@ -98,7 +96,6 @@ class TraceFile:
 
     def _append(self, text: str) -> None:
         """Write, or leave the file as it was."""
-        assert self._path is not None  # noqa: S101 - who calls has asked
         descriptor = self._open(self._path)
         try:
             if self._size and self._size + len(text) > self._max_bytes:

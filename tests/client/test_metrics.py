@@ -144,15 +144,9 @@ def test_a_file_that_nobody_would_read_is_refused(tmp_path: Path) -> None:
     assert load(config, {}).metrics.file == tmp_path / "fedclient.prom"
 
 
-def test_off_by_default() -> None:
-    file = Metrics(MetricsSettings())
-    file.update(SNAPSHOT, 0.0)
-    file.close()
-
-
 def test_written_when_something_changed_and_not_too_often(tmp_path: Path) -> None:
     path = tmp_path / "fedclient.prom"
-    file = Metrics(settings(path, every_s=60.0))
+    file = Metrics(path, settings(path, every_s=60.0))
     file.update(SNAPSHOT, 1000.0)
     first = path.stat().st_ino
     file.update(replace(SNAPSHOT, temp_c=50.0), 1059.0)
@@ -167,7 +161,7 @@ def test_written_when_something_changed_and_not_too_often(tmp_path: Path) -> Non
 def test_others_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        Metrics(settings(tmp_path / "f.prom")).update(SNAPSHOT, 0.0)
+        Metrics(tmp_path / "f.prom", settings(tmp_path / "f.prom")).update(SNAPSHOT, 0.0)
     finally:
         os.umask(before)
     assert (tmp_path / "f.prom").stat().st_mode & 0o777 == 0o644
@@ -175,7 +169,7 @@ def test_others_may_read_it_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.prom"
-    Metrics(settings(path)).update(SNAPSHOT, 0.0)
+    Metrics(path, settings(path)).update(SNAPSHOT, 0.0)
     whole = path.read_text()
     renamed = Path.replace
 
@@ -188,21 +182,21 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Mon
         return renamed(source, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    Metrics(settings(path)).update(replace(SNAPSHOT, temp_c=1.0), 0.0)
+    Metrics(path, settings(path)).update(replace(SNAPSHOT, temp_c=1.0), 0.0)
     assert value(path.read_text(), "temperature_celsius") == 1
 
 
 def test_what_a_killed_agent_left_is_no_obstacle(tmp_path: Path) -> None:
     left = tmp_path / ".f.prom.new"
     left.symlink_to(tmp_path / "elsewhere")
-    Metrics(settings(tmp_path / "f.prom")).update(SNAPSHOT, 0.0)
+    Metrics(tmp_path / "f.prom", settings(tmp_path / "f.prom")).update(SNAPSHOT, 0.0)
     assert not left.is_symlink()
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_an_orderly_end_is_said(tmp_path: Path) -> None:
     path = tmp_path / "f.prom"
-    file = Metrics(settings(path))
+    file = Metrics(path, settings(path))
     file.update(SNAPSHOT, 0.0)
     file.close()
     assert value(path.read_text(), "up") == 0
@@ -214,7 +208,7 @@ def test_a_folder_that_is_not_there_is_one_warning_until_it_is(
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "textfile" / "f.prom"
-    file = Metrics(settings(path))
+    file = Metrics(path, settings(path))
     for count in range(3):
         file.update(SNAPSHOT, 60.0 * count)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

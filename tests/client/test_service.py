@@ -6,6 +6,8 @@ import json
 import re
 import select
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 from fedclient.client.console import NAME
@@ -117,3 +119,10 @@ def test_without_a_trace_nobody_wakes_the_loop(device, gateway) -> None:
     assert service.deadline_s() == service.agent.deadline_s()
     service.stop()
     device.agent = None
+
+
+def test_what_is_off_is_not_even_loaded() -> None:
+    code = "import sys, fedclient.client.service; print(*[one for one in sys.modules if 'fedclient' in one])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "fedclient.client.console" in loaded
+    assert not set(loaded.split()) & {"fedclient.client.metrics", "fedclient.client.trace_file"}

@@ -27,8 +27,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "readings.trace"
 
 
-def recorder(path: Path | None, **settings: Any) -> TraceFile:
-    return TraceFile(TraceSettings(file=path, **settings), "raspberry-pi-5")
+def recorder(path: Path, **settings: Any) -> TraceFile:
+    return TraceFile(path, TraceSettings(file=path, **settings), "raspberry-pi-5")
 
 
 def note(file: TraceFile, at_s: float, readings: Readings = GOOD) -> None:
@@ -42,13 +42,6 @@ def read(*paths: Path) -> list[Point]:
 
 def warm(at_s: float) -> Readings:
     return but(temp_c=40.0 + at_s / 60 % 20, free_memory_mib=500.0 + at_s / 60 % 300)
-
-
-def test_without_a_path_it_does_nothing() -> None:
-    file = recorder(None)
-    note(file, 0)
-    file.close()
-    assert file.due_in_s(Now(elapsed_s=0.0)) is None
 
 
 def test_what_was_noted_is_in_the_file_after_an_orderly_end(path: Path) -> None:
