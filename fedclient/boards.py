@@ -109,13 +109,14 @@ def load(file: Path) -> Profile:
 
 def _without_ties(files: Iterable[TomlFile]) -> tuple[Profile, ...]:
     profiles: list[Profile] = []
-    taken: dict[tuple[str, str], str] = {}
+    taken: dict[tuple[str, str], TomlFile] = {}
     for file in files:
         profile = _profile(file)
         for key, rule in _rules(profile.match):
             if (key, rule) in taken:
-                raise file.wrong(f"[match] {key} {rule!r} is taken: {taken[key, rule]}", "match", key)
-            taken[key, rule] = file.where("match", key)
+                where = taken[key, rule].where("match", key)
+                raise file.wrong(f"[match] {key} {rule!r} is taken: {where}", "match", key)
+            taken[key, rule] = file
         profiles.append(profile)
     return tuple(profiles)
 
