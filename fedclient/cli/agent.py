@@ -68,6 +68,10 @@ class Standing:
 
 def stand(device: Device, root: Path | None = None) -> Standing:
     """Have the agent decide now; what is below a `root` that is not this machine's is judged here."""
+    return _mind_invitation(device[0], _stand(device, root))
+
+
+def _stand(device: Device, root: Path | None) -> Standing:
     folder, _ = device
     notes = []
     if root is None:
@@ -84,6 +88,14 @@ def stand(device: Device, root: Path | None = None) -> Standing:
             state = replace(state, running=False)  # of an agent that was killed
         found = report(state, _decide(state, conditions), notes)
         return _standing(found, agent_running=running, watched=False)
+
+
+def _mind_invitation(folder: DeviceFolder, found: Standing) -> Standing:
+    """Put what the invitation waits for in place of "run `fedclient enroll`", which was done."""
+    if found.phase != Phase.UNENROLLED.value or (stored := enrolment.load(folder.enrolment)) is None:
+        return found
+    waits = "the agent sees it within 15 s" if found.agent_running else "`fedclient run` asks its gateway"
+    return replace(found, sentence=f"invited to {stored.invitation.federation}: {waits}")
 
 
 def trains(folder: DeviceFolder) -> bool:

@@ -17,7 +17,7 @@ def parse(text: str, option: str, longest_s: int) -> int:
         raise UsageError(f"{option} {text!r}: expected a number and s, m, h or d, for example 30m")
     seconds = int(found[1]) * _UNITS_S[found[2]]
     if not 0 < seconds <= longest_s:
-        raise UsageError(f"{option} {text}: expected more than nothing and at most {spell(longest_s)}")
+        raise UsageError(f"{option} {text}: expected 1s to {spell(longest_s)}")
     return seconds
 
 

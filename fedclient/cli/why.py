@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +18,8 @@ from fedclient.device.folder import open_folder
 from fedclient.scheduler.check import duration, number
 from fedclient.values import Phase
 
-WIDTH = 100
+WIDTHS = (60, 100)  # columns: what a narrow terminal has at least, what is used at most
+_SOURCE = 20  # columns for where it was read; with less it stands below
 _COLUMNS = (6, 16, 7, 10, 9)  # verdict, gate, since when, value, limit; what is left: where it was read
 
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_dict(found)))
     else:
-        print("\n".join(explain(found, args.root)))
+        print("\n".join(explain(found, args.root, _width())))
     return 0 if found.decision["eligible"] or found.phase == Phase.TRAINING.value else TRY_LATER
 
 
@@ -56,25 +58,32 @@ def as_dict(found: Standing) -> dict[str, Any]:
     }
 
 
-def explain(found: Standing, root: Path | None = None) -> Iterator[str]:
+def _width() -> int:
+    """Return the terminal's columns within bounds; a pipe gets the most."""
+    least, most = WIDTHS
+    return min(max(shutil.get_terminal_size((most, 24)).columns, least), most)
+
+
+def explain(found: Standing, root: Path | None = None, width: int = WIDTHS[1]) -> Iterator[str]:
     """Say it to people: the answer, then the closed gates, then the others."""
     verdict = "eligible" if found.decision["eligible"] else "not eligible"
-    yield from _wrapped(f"{verdict}; {found.sentence}")
+    yield from textwrap.wrap(f"{verdict}; {found.sentence}", width)
     for note in found.notes:
-        yield from _wrapped(note)
+        yield from textwrap.wrap(note, width)
     if root is not None:
         yield f"read below {root}: the agent was not asked"
     elif not found.agent_running:
         yield "no agent is running: this is what it would decide now"
     yield ""
-    yield _row(("", "gate", "for", "value", "limit")) + "read from"
+    header = _row(("", "gate", "for", "value", "limit"))
+    yield header + "read from" if width - len(header) >= _SOURCE else header.rstrip()
     for gate in sorted(found.decision["gates"], key=lambda gate: bool(gate["ok"])):
-        yield from _gate(gate, found)
+        yield from _gate(gate, found, width)
     yield ""
     yield _chance(found)
 
 
-def _gate(gate: dict[str, Any], found: Standing) -> Iterator[str]:
+def _gate(gate: dict[str, Any], found: Standing, width: int) -> Iterator[str]:
     """A value in its columns; what has none is a sentence.  A closed gate is a sentence, too."""
     at_s, limit = found.decision["at_s"], gate["threshold"]
     since = duration(at_s - gate["since_s"]) if found.watched else "-"
@@ -89,27 +98,27 @@ def _gate(gate: dict[str, Any], found: Standing) -> Iterator[str]:
             "-" if limit is None else _value(limit, gate["unit"]),
         )
         values = _row(cells)
-        first, *others = textwrap.wrap(gate["source"], WIDTH - len(values)) or ["-"]
-        yield begin + values[len(begin) :] + first
-        yield from (" " * len(values) + line for line in others)
         words = [] if gate["ok"] else words
+        if width - len(values) < _SOURCE:  # a narrow terminal: below, as a sentence
+            yield (begin + values[len(begin) :]).rstrip()
+            words = [f"read from {gate['source']}" if gate["source"] else "", *words]
+        else:
+            first, *others = textwrap.wrap(gate["source"], width - len(values)) or ["-"]
+            yield begin + values[len(begin) :] + first
+            yield from (" " * len(values) + line for line in others)
         begin = " " * len(begin)
     if not gate["ok"]:
         opens_s = gate["opens_s"]
         by_itself = "" if opens_s is None else f" (by itself in {duration(opens_s - at_s)})"
         words.append(f"to open it: {gate['remedy']}{by_itself}")
     for text in words:
-        for line in textwrap.wrap(text, WIDTH - len(begin)):
+        for line in textwrap.wrap(text, width - len(begin)):
             yield begin + line
             begin = " " * len(begin)
 
 
 def _row(cells: tuple[str, ...]) -> str:
     return "".join(f"{cell:<{width}}  " for cell, width in zip(cells, _COLUMNS, strict=False))
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH)
 
 
 def _value(value: float | str | bool, unit: str) -> str:

@@ -125,7 +125,8 @@ def dwell(asked: Asked) -> Check:
         return settled("dwell", "conditions did not fail recently", ok=True)
     waited_s = now_s - lost_s
     because = f"conditions failed {waited_s:.0f} s ago; wait {dwell_s:.0f} s before the next try"
-    return settled("dwell", because, ok=False, value=waited_s, opens_s=lost_s + dwell_s, remedy="wait")
+    told: dict[str, float | str] = {"value": waited_s, "threshold": dwell_s, "unit": "s"}
+    return settled("dwell", because, ok=False, **told, opens_s=lost_s + dwell_s, remedy="wait")
 
 
 def _budget(asked: Asked, field: str, name: str, key: tuple[str, float, str], needed: float) -> Check:

@@ -47,6 +47,19 @@ def stored_hold_s(device) -> float | None:
     return history.owner_hold_s
 
 
+def invite(folder, host: str) -> None:
+    invitation = Invitation(
+        broker=Broker(host=host, port=1883),
+        federation="farm",
+        signing_key=SigningKey(b"g" * 32).public,
+        sealing_key=SealingKey(b"g" * 32).public,
+        token=b"t" * 16,
+        expires_unix_s=0,
+        floor=HeadVersion(0, 0),
+    )
+    enrolment.save(folder.enrolment, encode_invitation(invitation), b"request")
+
+
 # --- where it stands -----------------------------------------------------------------------------------
 def test_the_agents_own_answer_is_taken_and_it_decides_for_it(device) -> None:
     answers = Answers(TRAINING)
@@ -110,6 +123,17 @@ def test_an_agent_that_hangs_is_said_and_the_rest_is_found_out_here(device, monk
     assert found.phase == "unenrolled"
 
 
+def test_who_has_an_invitation_is_not_sent_for_one(device) -> None:
+    assert module.stand(device).sentence == "in no federation: run `fedclient enroll INVITATION`"
+    folder, _ = device
+    invite(folder, "localhost")
+    assert module.stand(device).sentence == "invited to farm: `fedclient run` asks its gateway"
+    with running(folder, Answers(State())):
+        assert module.stand(device).sentence == "invited to farm: the agent sees it within 15 s"
+    save(device, TRAINING)
+    assert "invited" not in module.stand(device).sentence
+
+
 @pytest.mark.parametrize("lacks", ["phase", "sentence", "notes", "decision", "history"])
 def test_an_agent_of_another_version_is_one_line(device, lacks: str) -> None:
     def answer(request: dict) -> dict:
@@ -135,16 +159,7 @@ def test_a_broker_on_this_machine_needs_no_network(device, tmp_path, host: str, 
         return next(gate["sentence"] for gate in gates if gate["name"] == "network")
 
     without = word()
-    invitation = Invitation(
-        broker=Broker(host=host, port=1883),
-        federation="farm",
-        signing_key=SigningKey(b"g" * 32).public,
-        sealing_key=SealingKey(b"g" * 32).public,
-        token=b"t" * 16,
-        expires_unix_s=0,
-        floor=HeadVersion(0, 0),
-    )
-    enrolment.save(folder.enrolment, encode_invitation(invitation), b"request")
+    invite(folder, host)
     here = "the broker is on this machine: no network is needed"
     assert without != here
     assert word() == (here if local else without)

@@ -9,7 +9,6 @@ import pytest
 
 from fedclient.cli import why as module
 from fedclient.cli.main import main
-from fedclient.device import folder as folders
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
 from fedclient.scheduler.gates import GATES
@@ -24,15 +23,7 @@ READY = State(enrolment=Enrolment.DONE, floor=V1, current=V1)
 HOT = replace(FINE, temp_c=Reading(82.14, "thermal_zone0/temp"))
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return folders.create(tmp_path / "state")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
@@ -137,6 +128,17 @@ def test_no_line_is_longer_than_100_columns(why, answers) -> None:
         answers.notes = ["no connection: " + "a very long reason " * 12]
     _, text = why(answers)
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_narrow_terminal_is_not_overrun_and_still_says_where_it_was_read(why, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    answers = Answers(READY, HOT)
+    answers.notes = ["no connection: " + "a very long reason " * 12]
+    _, text = why(answers)
+    assert 55 < max(map(len, text.splitlines())) <= 60
+    assert "read from thermal_zone0/temp" in " ".join(text.split())
+    monkeypatch.setenv("COLUMNS", "5")  # nothing fits: as for 60
+    assert max(map(len, why(answers)[1].splitlines())) <= 60
 
 
 def test_notes_follow_the_first_line(why) -> None:

@@ -108,6 +108,7 @@ def test_after_a_loss_it_waits_for_the_dwell_and_says_so() -> None:
     assert (early.eligible, early.closed) == (False, ("dwell",))
     assert "300 s ago" in gate(early, "dwell").sentence
     assert gate(early, "dwell").opens_s == 400.0
+    assert (gate(early, "dwell").threshold, gate(early, "dwell").unit) == (300.0, "s")
     assert ask(history=early.history, at_s=400.0).eligible
 
 
