@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fedclient.cli.gateway import read_plan
-from fedclient.cli.main import main
-from fedclient.config import GatewaySettings
 from fedclient.errors import ConfigError
-from fedclient.gateway.server import open_desk
 from fedclient.model.head import write_head
 from fedclient.values import Broker, Codec, CodecMode, HeadVersion, Plan
 from fedclient.wire.invitation import decode_invitation
+from tests.cli.desks import call, one_object, opened
 
 PLAN = """
 epochs = 2
@@ -29,10 +25,7 @@ density = 0.05
 """
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
@@ -51,19 +44,6 @@ def model(tmp_path) -> Path:
     path = tmp_path / "model.tflite"
     path.write_bytes(write_head(4, 3))
     return path
-
-
-def call(state, *words) -> int:
-    return main(["gateway", *map(str, words), "--state", str(state)])
-
-
-def opened(state):
-    desk = open_desk(state, GatewaySettings())
-    return closing(desk.store), desk
-
-
-def one_object(capsys):
-    return json.loads(capsys.readouterr().out)
 
 
 def test_init_never_overwrites(state, capsys):

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import json
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from fedclient.cli.main import main
-from fedclient.config import GatewaySettings
 from fedclient.gateway.roster import Standing
-from fedclient.gateway.server import found, open_desk
+from fedclient.gateway.server import found
 from fedclient.values import Broker, Command, CommandKind
 from fedclient.wire.topics import Topics
+from tests.cli.desks import call, one_object, opened
 
 ONE, TWO, GONE = "a" * 16, "b" * 16, "c" * 16
 
@@ -36,19 +33,6 @@ def three(state) -> Path:
             desk.store.roster.enrol(device, bytes(32), 7)
         desk.store.roster.set_standing(GONE, Standing.REVOKED)
     return state
-
-
-def call(state, *words) -> int:
-    return main(["gateway", *map(str, words), "--state", str(state)])
-
-
-def opened(state):
-    desk = open_desk(state, GatewaySettings())
-    return closing(desk.store), desk
-
-
-def one_object(capsys):
-    return json.loads(capsys.readouterr().out)
 
 
 def commands(state) -> dict[str, Command]:
@@ -140,7 +124,7 @@ def test_pause_all_for_a_while(three, capsys) -> None:
         (("pause", "nobody"), "device nobody is not enrolled"),
         (("pause", GONE), f"device {GONE} was revoked"),
         (("resume", GONE), f"device {GONE} was revoked"),
-        (("pause", ONE, "--for", "31d"), "at most 30d"),
+        (("pause", ONE, "--for", "31d"), "to 30d"),
         (("pause", ONE, "--for", "soon"), "for example 30m"),
     ],
 )

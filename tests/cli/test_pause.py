@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from fedclient.cli.main import main
-from fedclient.device import folder as folders
 from fedclient.scheduler.history import History
 from fedclient.session import Enrolment, State
 from fedclient.values import HeadVersion
@@ -17,15 +16,7 @@ V1 = HeadVersion(1, 1)
 TRAINING = State(enrolment=Enrolment.DONE, floor=V1, current=V1, job=V1, running=True)
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return folders.create(tmp_path / "state")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture

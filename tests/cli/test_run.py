@@ -19,11 +19,7 @@ from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.values import MessageType, Reason, ReceiptStatus
 from tests.client.harness import V1, Device, MiniGateway
 
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class Round:

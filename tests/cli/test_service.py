@@ -22,10 +22,7 @@ UNITS = ("fedclient.service", "fedclient-gateway.service")
 MAX_EXPOSURE = {(): 1.5, ("vcio.conf",): 2.1, ("vcio.conf", "backoff.conf"): 2.1}
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class System:

@@ -17,7 +17,6 @@ import pytest
 
 from fedclient.cli import status as module
 from fedclient.cli.main import main
-from fedclient.device import folder as folders
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
 from fedclient.errors import StorageBusy
@@ -37,15 +36,7 @@ V1 = HeadVersion(1, 1)
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch) -> None:
-    """No handler that outlives a test's standard error."""
-    monkeypatch.setattr("fedclient.cli.main.log.setup", lambda **_: None)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return folders.create(tmp_path / "state")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def status(folder, capsys) -> dict:

@@ -15,6 +15,7 @@ from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import NETWORKS, SENSORS, Activity, Reading, Readings, SampleCounts
 from fedclient.scheduler.schedule import Policy
 from fedclient.scheduler.windows import WEEK_MIN
+from fedclient.testing.setup import EAGER
 
 BOARD = Profile(name="board", title="A board that can tell everything")
 MONDAY_NOON = 12 * 60
@@ -60,22 +61,7 @@ STRICT = Policy(
     gate="mine:gate",
 )
 # what remains when the owner switches off whatever can be
-LOOSE = Policy(
-    min_battery_percent=None,
-    pause_on_under_voltage=False,
-    pause_on_throttling=False,
-    pause_temp_c=None,
-    max_cpu_percent=None,
-    max_pressure_percent=None,
-    min_free_memory_mib=None,
-    min_free_disk_mib=None,
-    min_input_idle_s=None,
-    networks=(),
-    allow_metered=True,
-    min_spacing_s=0.0,
-    dwell_s=0.0,
-    daily_training_s=None,
-)
+LOOSE = replace(EAGER, poll_s=Policy().poll_s)
 
 
 def but(readings: Readings = GOOD, **values: Any) -> Readings:
