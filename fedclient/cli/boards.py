@@ -11,7 +11,7 @@ from fedclient import boards, storage
 from fedclient.device.folder import nearest
 from fedclient.errors import UsageError
 from fedclient.scheduler.probe import Probe
-from fedclient.scheduler.profile import Profile
+from fedclient.scheduler.profile import EVIDENCE, Profile
 from fedclient.scheduler.readings import Activity
 from fedclient.scheduler.schedule import Policy
 
@@ -63,7 +63,7 @@ def detect(args: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     print(f"board    {probe.identity.model or 'it does not say'}")
-    print(f"profile  {profile.name}: {profile.title} (tried on: {profile.evidence})\n")
+    print(f"profile  {profile.name}: {profile.title} ({EVIDENCE[profile.evidence]})\n")
     _print_table([[name, *_cells(one)] for name, one in readings.items()])
     return 0
 

@@ -18,7 +18,7 @@ from fedclient.cli.doctor_finding import Finding, Patient, fail, ok, warning
 from fedclient.errors import ModelError
 from fedclient.runtime import child
 from fedclient.scheduler.probe_files import Unreadable
-from fedclient.scheduler.profile import UNKNOWN_BOARD
+from fedclient.scheduler.profile import EVIDENCE, UNKNOWN_BOARD
 
 _PRETTY_NAME: Final = re.compile(r"^PRETTY_NAME=[\"']?(.*?)[\"']?$", re.MULTILINE)
 TRIED_PYTHONS: Final = ((3, 10), (3, 13))
@@ -39,7 +39,7 @@ def board(patient: Patient) -> Finding:
             f"{said}: no profile fits",
             "record it with tools/capture_board, and describe it in hardware/boards",
         )
-    return ok(f"{said} (profile {patient.profile.name}, tried on: {patient.profile.evidence})")
+    return ok(f"{said} (profile {patient.profile.name}, {EVIDENCE[patient.profile.evidence]})")
 
 
 def system(patient: Patient) -> Finding:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-EVIDENCE = ("board", "emulation", "documents")  # what a profile was tried on, best first
+EVIDENCE = {  # what a profile rests on, best first; in words
+    "board": "tried on a board",
+    "emulation": "tried under emulation only",
+    "documents": "made from documents only",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +27,7 @@ class Profile:
 
     name: str  # of its folder
     title: str
-    evidence: str = "documents"  # one of EVIDENCE
+    evidence: str = "documents"  # a key of EVIDENCE
     match: Match = field(default_factory=Match)
     sensors: Mapping[str, str] = field(default_factory=dict)  # reading -> where this board tells it
     missing: Mapping[str, str] = field(default_factory=dict)  # reading -> why this board cannot tell it

@@ -81,7 +81,7 @@ def test_detect_prints_a_line_for_each_reading(capsys: pytest.CaptureFixture[str
     text = ran(capsys, "boards", "detect", "--root", capture("raspberry-pi-zero-2-w"))
     board, profile, _, *rows = text.splitlines()
     assert board.startswith("board    Raspberry Pi Zero 2 W Rev")
-    assert profile.startswith("profile  raspberry-pi-zero-2-w: Raspberry Pi Zero 2 W (tried on: ")
+    assert profile.startswith("profile  raspberry-pi-zero-2-w: Raspberry Pi Zero 2 W (made from ")
     assert tuple(row.split()[0] for row in rows) == SENSORS
     lines = dict(row.split(maxsplit=1) for row in rows)
     assert lines["under_voltage"].startswith("-  ")

@@ -27,7 +27,7 @@ OK, WARNING, FAIL = Verdict.OK, Verdict.WARNING, Verdict.FAIL
 def test_a_known_board_is_named_with_its_evidence() -> None:
     found = machine.board(patient(NOWHERE))
     assert found.verdict is OK
-    assert "Raspberry Pi 4 Model B Rev 1.4 (profile raspberry-pi-4b, tried on: documents)" in found.found
+    assert "Raspberry Pi 4 Model B Rev 1.4 (profile raspberry-pi-4b, made from documents only)" in found.found
 
 
 def test_a_jetson_tells_its_release_too() -> None:
