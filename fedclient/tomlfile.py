@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_BYTES: Final = 1 << 20  # a hundred times a config with all its help
 UNITS: Final = {
     "s": "seconds",
     "c": "degrees Celsius",
@@ -158,9 +159,12 @@ def read(path: Path) -> TomlFile:
     # On 3.10 the same parser comes as tomli.  Loaded here, since a machine without files needs neither.
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: it cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: it is larger than {MAX_BYTES >> 20} MiB, so it is none of ours")
     try:
         text = data.decode()
         return TomlFile(path, text, toml.loads(text))

@@ -298,3 +298,8 @@ def test_values_are_written_as_toml_reads_them(tmp_path: Path) -> None:
     for value, text in [(1.0, "1"), (0.5, "0.5"), (None, "false"), (True, "true"), (Path("/é"), '"/é"')]:
         assert written(value) == text
     assert written(("a", "b")) == '["a", "b"]'
+
+
+def test_a_file_without_end_is_refused_before_it_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"/dev/zero: .* larger than"):
+        tomlfile.read(Path("/dev/zero"))

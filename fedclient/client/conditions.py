@@ -347,6 +347,7 @@ def closed_sentences(decision: Decision | None) -> Sequence[str]:
 def _minute_of_week(unix_s: float | None) -> int | None:
     if unix_s is None:
         return None
+    time.tzset()  # or the zone would be that of the agent's start
     local = time.localtime(unix_s)
     return (local.tm_wday * 24 + local.tm_hour) * 60 + local.tm_min
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -281,3 +282,16 @@ def test_any_other_broker_does(host: str) -> None:
 
 def test_costs_add_up() -> None:
     assert Cost(training_s=1.0) + Cost(training_s=2.0, energy_j=3.0) == Cost(training_s=3.0, energy_j=3.0)
+
+
+def test_a_time_zone_that_is_set_later_counts_at_once(conditions, monkeypatch) -> None:
+    """A new board runs in UTC until its owner says where it is; nobody restarts the agent for that."""
+    conditions.decide(Doing(), 0.0)
+    conditions._now = replace(conditions._now, unix_s=0.0)
+    try:
+        for zone, hours in (("UTC", 0), ("EAST-5", 5)):
+            monkeypatch.setenv("TZ", zone)
+            assert conditions.now.minute_of_week == 3 * 24 * 60 + 60 * hours
+    finally:
+        monkeypatch.undo()
+        time.tzset()
