@@ -29,13 +29,14 @@ class OwnGate:
         try:
             if self._function is None:
                 self._function = _find(self._name)
-            said = self._function(readings)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is not our code, and must not end us
+            return _answer(self._name, self._function(readings))
+        except KeyboardInterrupt:
+            raise  # is the owner's, at a terminal
+        except BaseException as error:  # noqa: BLE001 - it is not our code, and must not end us
             reason = f"[schedule] gate {self._name} failed: {_sentence(error)}"
             if self._function is None:
                 self._failed = now_s, reason
             return unknown(reason)
-        return _answer(self._name, said)
 
 
 def _find(name: str) -> Callable[[dict[str, Any]], object]:

@@ -8,6 +8,7 @@ import pytest
 from fedclient.scheduler.probe_gate import RETRY_S, OwnGate
 
 MODULE = """
+import asyncio
 import sys
 
 def open_(readings): return True
@@ -22,6 +23,10 @@ def takes_none(): return True
 class Strange(Exception):
     def __str__(self): raise ValueError
 def strange(readings): raise Strange
+def cancelled(readings): raise asyncio.CancelledError("too slow")
+class Text(str):
+    def __iter__(self): raise ValueError("no letters")
+def odd_text(readings): return (True, Text("x"))
 constant = 5
 calls = []
 def recovers(readings):
@@ -59,6 +64,8 @@ def test_it_answers(module: str) -> None:
     [
         ("fails", "failed: RuntimeError: no pump"),
         ("leaves", "failed: SystemExit: 3"),
+        ("cancelled", "failed: CancelledError: too slow"),  # no Exception
+        ("odd_text", "failed: ValueError: no letters"),
         ("number", "returned int, not a bool or (bool, sentence)"),
         ("pair", "returned tuple, not"),
         ("nothing", "returned NoneType, not"),
