@@ -30,7 +30,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("replay", help="when a policy would have trained, over recorded readings")
     parser.add_argument("trace", type=Path, metavar="TRACE", help="what [trace] file recorded")
     parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="a config whose [schedule] counts (default: the board's)"
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="a config whose [schedule] counts (default: --config, else the board's)",
     )
     parser.add_argument("--board", metavar="NAME", help="the board's profile (default: the trace's)")
     parser.add_argument("--job-s", type=float, default=60.0, metavar="S", help="training of one job (60)")
@@ -74,7 +77,8 @@ def report(found: Replay) -> dict[str, Any]:
 
 
 def _replay(args: argparse.Namespace) -> tuple[Profile, Replay]:
-    settings = config.load(args.policy, {}, args.state) if args.policy is not None else config.Config()
+    file = args.policy or args.config
+    settings = config.Config() if file is None else config.load(file, {}, args.state)
     try:
         with args.trace.open(encoding="utf-8", errors="replace") as stream:
             recorded = trace.decode(_lines(stream))
