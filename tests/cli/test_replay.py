@@ -70,7 +70,9 @@ def test_the_policy_is_the_schedule_and_the_floor_of_a_config(busy: Path, tmp_pa
     assert replayed(capsys, busy, "--policy", floor)["intervals"] == []
     assert replayed(capsys, busy, "--policy", floor, "--ignore-samples")["intervals"]
     assert replayed(capsys, busy, "--config", floor)["intervals"] == [], "a device's own config will do"
-    assert replayed(capsys, busy, "--config", floor, "--policy", nights)["intervals"]
+    none = tmp_path / "none.toml"
+    none.touch()
+    assert replayed(capsys, busy, "--config", floor, "--policy", none)["intervals"]
 
 
 def test_the_board_s_defaults_count_where_the_policy_is_silent(busy: Path, tmp_path: Path, capsys) -> None:
