@@ -13,6 +13,7 @@ these names.  Exit codes: 0 ok, 1 failed, 2 usage, 75 conditions not met (try la
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import shlex
@@ -129,23 +130,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # here, where a closed pipe can still be handled
+        if sys.stdout is not None:  # None: closed by the shell
+            sys.stdout.flush()  # here, where a closed pipe or a full disk can still be handled
     except SystemExit as stop:  # argparse: help, version or usage
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more as it ends
+        _drop_output()
         return BROKEN_PIPE
     except FedClientError as error:
         _report(str(error))
         return 2 if isinstance(error, UsageError) else TRY_LATER if isinstance(error, ConditionsNotMet) else 1
-    except Exception as error:  # noqa: BLE001 - the last frame: a defect is one line, too
-        *_, last = traceback.extract_tb(error.__traceback__)
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        _report(f"a defect in fedclient: {type(error).__name__}: {error} ({where}); please report it")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _defect(error)
+        _drop_output()
+        _report("standard output cannot be written: the disk that it goes to is full")
         return 1
+    except Exception as error:  # noqa: BLE001 - the last frame: a defect is one line, too
+        return _defect(error)
     return code
+
+
+def _defect(error: Exception) -> int:
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    _report(f"a defect in fedclient: {type(error).__name__}: {error} ({where}); please report it")
+    return 1
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more as it ends
 
 
 def given(args: argparse.Namespace) -> str:

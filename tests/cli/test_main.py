@@ -306,3 +306,25 @@ def test_in_the_journal_the_one_line_is_an_error(plant, monkeypatch, capsys) -> 
     monkeypatch.setattr(module.log, "under_journald", lambda *_: True)
     assert main(["probe", "deep"]) == 1
     assert capsys.readouterr().err == "<3>fedclient: config.toml: unknown key\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("output", "code", "says"),
+    [
+        (">/dev/full", 1, "fedclient: standard output cannot be written: the disk that it goes to is full\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_one_line_at_most(
+    output: str, code: int, says: str, unbuffered: str
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -m fedclient boards {output}', sys.executable],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, says)
