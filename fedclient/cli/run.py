@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from fedclient import boards, daemon
 from fedclient import config as settings
-from fedclient import daemon
 from fedclient.cli.broker import opener
 from fedclient.client.agent import Agent
 from fedclient.client.service import DeviceService
@@ -66,8 +66,9 @@ def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Dev
     config = settings.load(args.config, os.environ, args.state)
     if config.state != folder.path:
         raise ConfigError(f"the state folder is now {config.state}, not {folder.path}: this takes a restart")
+    config.policy_on(boards.here(args.root))  # refused here, not after the old agent has ended
     joined = enrolment.load(folder.enrolment)
-    if joined is not None:  # what cannot work is refused here, not after the old agent has ended
+    if joined is not None:
         broker = config.broker.resolve(joined.invitation.broker)
         opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
     return lambda: DeviceService(folder, config, _agent(args, folder, config))

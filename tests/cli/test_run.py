@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,7 @@ from fedclient.cli.main import main
 from fedclient.device import folder as folders
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
-from fedclient.errors import ConditionsNotMet, EnrolmentError, FinalError
+from fedclient.errors import ConditionsNotMet, ConfigError, EnrolmentError, FinalError
 from fedclient.session import Enrolment, State
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.values import MessageType, Reason, ReceiptStatus
@@ -331,6 +333,17 @@ def test_an_agent_that_is_in_no_federation_says_so(tmp_path, caplog, state: Stat
     database.close()
     module._say_if_out(folder)
     assert [record.message for record in caplog.records] == [said]
+
+
+def test_settings_that_the_board_contradicts_are_refused_before_the_old_agent_ends(tmp_path) -> None:
+    folder = folders.create(tmp_path / "state")
+    config = tmp_path / "config.toml"
+    args = SimpleNamespace(config=config, state=folder.path, root=Path("/"))
+    config.write_text("[schedule]\nmin_spacing_s = 60\n")
+    assert callable(module._renewed(args, folder))
+    config.write_text("[schedule]\nresume_temp_c = 109\n")  # above what board or default pause at
+    with pytest.raises(ConfigError, match=r"config.toml:2: .*resume_temp_c"):
+        module._renewed(args, folder)
 
 
 def test_ctrl_c_is_no_error_line(command) -> None:
