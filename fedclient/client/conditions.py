@@ -34,13 +34,8 @@ from fedclient.values import HeadVersion
 
 log = logging.getLogger(__name__)
 
-KEEPS_FETCHES_BACK = {
-    "supply",
-    "network",
-    "metered",
-    "traffic",
-    "disk",
-}  # gates: the others are about training
+# gates; the others are about training
+KEEPS_FETCHES_BACK = {"supply", "network", "metered", "traffic", "disk"}
 RECEIPT_BYTES = 1024  # and the headers of both messages
 SAVE_S = 60.0  # how often is saved what a training has spent: a kill or power cut counts as much
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -100,7 +100,7 @@ def _with_keep_alive(rig: Rig, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ready_s(rig: Rig) -> float:
-    """Seconds from exec to subscribed: `connected` is logged when both SUBSCRIBEs have been written."""
+    """Seconds from exec to subscribed: `connected` is logged when all SUBSCRIBEs have been written."""
     agent = rig.start_agent()
     rig.wait(lambda: rig.when("agent", "connected", agent.started_s) is not None)
     at_s = rig.when("agent", "connected", agent.started_s)
