@@ -119,6 +119,8 @@ def _profile(name: str) -> Profile:
 
 
 def _write(path: Path, text: str) -> None:
+    if not path.absolute().parent.is_dir():  # before a word about state folders
+        raise UsageError(f"--svg {path}: there is no folder {path.parent}")
     with storage.disk_errors(path):
         path.write_text(text, encoding="utf-8")
 

@@ -150,7 +150,7 @@ def test_a_bad_trace_is_one_line_that_names_it(
         (["--job-s", "nan"], 2, "--job-s is nan"),
         (["--update-bytes", "-1"], 2, "--update-bytes is -1"),
         (["--policy", "nowhere.toml"], 1, "nowhere.toml: it cannot be read"),
-        (["--svg", "no/such/folder.svg"], 1, "no/such/folder.svg"),
+        (["--svg", "no/such/folder.svg"], 2, "--svg no/such/folder.svg: there is no folder no/such"),
     ],
 )
 def test_a_bad_call_is_one_line(busy: Path, capsys, words: list[str], code: int, sentence: str) -> None:
