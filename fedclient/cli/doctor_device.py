@@ -52,8 +52,21 @@ def settings(patient: Patient) -> Finding:
     gate = patient.readings.own_gate
     if patient.policy.gate is not None and gate.value is None:
         return fail(gate.reason, "mend that function; until then it does not train")
+    for section, path in (("trace", patient.config.trace.file), ("metrics", patient.config.metrics.file)):
+        if path is not None and (trouble := _unwritable(path)):
+            return warning(f"[{section}] file {path}: {trouble}", "make it possible, or name another file")
     found = ", ".join(map(str, files))
     return ok(found or f"no file: the defaults hold ({patient.command('init')} writes them, commented)")
+
+
+def _unwritable(path: Path) -> str:
+    """Return why a file cannot be written, as far as one can tell without doing it; empty when it can."""
+    folder = path.parent
+    if path.is_dir():
+        return "this is a folder"
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{_me()} may not write in {folder}"
 
 
 def state(patient: Patient) -> Finding:

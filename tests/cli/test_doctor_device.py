@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedclient.cli import doctor_device as device
-from fedclient.cli.doctor_finding import Verdict
-from fedclient.config import BrokerSettings, Config
+from fedclient.cli.doctor_finding import Finding, Verdict
+from fedclient.config import BrokerSettings, Config, MetricsSettings, TraceSettings
 from fedclient.crypto.keys import SigningKey
 from fedclient.device import enrolment
 from fedclient.device import folder as folders
@@ -88,6 +88,22 @@ def test_a_gate_of_ones_own_that_fails_is_a_failure(tmp_path: Path) -> None:
     assert (found.verdict, found.found) == (FAIL, "no module named mine")
     closed = {"own_gate": Reading(value=False, source="mine:gate")}
     assert device.settings(patient(tmp_path, policy=policy, readings=closed)).verdict is OK
+
+
+@pytest.mark.parametrize(("section", "settings"), [("trace", TraceSettings), ("metrics", MetricsSettings)])
+def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path, monkeypatch, section, settings) -> None:
+    def look(path: Path) -> Finding:
+        config = Config(state=tmp_path, **{section: settings(file=path)})
+        return device.settings(patient(tmp_path, config=config))
+
+    lost = tmp_path / "none" / "a.prom"
+    assert look(lost).found == f"[{section}] file {lost}: there is no folder {lost.parent}"
+    assert look(lost).verdict is WARNING
+    (tmp_path / "b.prom").mkdir()
+    assert "this is a folder" in look(tmp_path / "b.prom").found
+    assert look(tmp_path / "a.prom").verdict is OK
+    monkeypatch.setattr(device.os, "access", lambda *_args, **_options: False)
+    assert f"may not write in {tmp_path}" in look(tmp_path / "a.prom").found
 
 
 # --- state folder and key --------------------------------------------------------------------------
