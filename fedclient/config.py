@@ -316,7 +316,7 @@ def _disagreement(
             file = said.get(("schedule", name))
             origins[name] = file.where("schedule", name) if file else "the settings"
         else:
-            origins[name] = board if name in profile.schedule else "default"
+            origins[name] = board if name in profile.schedule else "the defaults"
     first = next((at for name, at in origins.items() if name in owners), board)
     told = ", ".join(f"{name} is from {at}" for name, at in origins.items())
     return ConfigError(f"{first}: [schedule] {problem}: {told}; set both")

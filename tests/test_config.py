@@ -367,7 +367,7 @@ def test_what_the_owner_says_comes_first_even_if_it_is_the_default(tmp_path: Pat
 def test_a_threshold_that_only_this_board_allows_is_allowed(tmp_path: Path) -> None:
     config_ = load(write(tmp_path / "c.toml", "[schedule]\nresume_temp_c = 80"), {})
     assert config_.policy_on(HOT).resume_temp_c == 80
-    with pytest.raises(ConfigError, match=r"c.toml:2: .*pause_temp_c is from default; set both"):
+    with pytest.raises(ConfigError, match=r"c.toml:2: .*pause_temp_c is from the defaults; set both"):
         config_.policy_on(Profile(name="plain", title="Plain"))
 
 

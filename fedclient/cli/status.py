@@ -120,7 +120,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
     }
     rounds = told.pop("rounds")
     for name, value in told.items():
-        yield f"{name.replace('_', ' '):<18}{_text(value)}"
+        yield f"{name.removesuffix('_s').replace('_', ' '):<18}{_text(value)}"  # with its unit, or a time
     if report["phase"] == Phase.WAITING.value:
         closed = "; ".join(gate["sentence"] for gate in found.closed)
         yield f"{'waiting for':<18}{closed or 'nothing now: the agent looks again every [schedule] poll_s'}"
