@@ -2,6 +2,7 @@
 
 A file takes the place of a port: nothing listens, nothing wakes up.  It is replaced as one, so that a
 reader sees the old file or the new one.  It is not synced to the disk: a power cut may take it.
+That the supply sags is written once; while it does, nothing more is.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Metrics:
     def update(self, snapshot: Snapshot, now_s: float) -> None:
         """Write what changed, unless that was done a moment ago; call it whenever the agent is awake."""
         self._last = snapshot
-        if not self.due(now_s):
+        held_back = "supply" in snapshot.closed and 'gate="supply"} 1\n' in self._written
+        if held_back or not self.due(now_s):
             return
         text = render(snapshot)
         if text != self._written:

@@ -144,6 +144,22 @@ def test_a_file_that_nobody_would_read_is_refused(tmp_path: Path) -> None:
     assert load(config, {}).metrics.file == tmp_path / "fedclient.prom"
 
 
+def test_a_supply_that_sags_is_told_once_and_then_holds_writes_back(tmp_path: Path) -> None:
+    path = tmp_path / "f.prom"
+    file = Metrics(path, MetricsSettings(file=path, every_s=60))
+    sagging = replace(SNAPSHOT, closed=("supply",))
+    for minute, snapshot, shown in [
+        (0.0, SNAPSHOT, 48.3),
+        (0.5, replace(sagging, temp_c=49.0), 48.3),  # too early
+        (1.0, replace(sagging, temp_c=50.0), 50.0),
+        (2.0, replace(sagging, temp_c=51.0), 50.0),
+        (3.0, replace(SNAPSHOT, temp_c=52.0), 52.0),
+        (4.0, replace(sagging, temp_c=53.0), 53.0),
+    ]:
+        file.update(snapshot, 60.0 * minute)
+        assert f"fedclient_temperature_celsius {shown:g}\n" in path.read_text()
+
+
 def test_written_when_something_changed_and_not_too_often(tmp_path: Path) -> None:
     path = tmp_path / "fedclient.prom"
     file = Metrics(path, settings(path, every_s=60.0))
