@@ -1,4 +1,4 @@
-"""The bench runs, and says in one JSON object what issue 2 asks for; its figures are not judged here."""
+"""The bench runs, and says in one JSON object what the issues ask for; its figures are not judged here."""
 
 from __future__ import annotations
 
