@@ -239,7 +239,7 @@ def own_gate(asked: Asked) -> Check:
     if asked.policy.gate is None:
         return off("own_gate", "a gate of your own")
     if found.value is None:
-        because = f"{asked.policy.gate} gave no answer: {found.reason}"
+        because = found.reason or f"{asked.policy.gate} gave no answer"
         return settled("own_gate", because, ok=False, source=found.reason, remedy=f"mend {asked.policy.gate}")
     because = f"{asked.policy.gate} says {'yes' if found.value else 'no'}"
     remedy = f"what {asked.policy.gate} asks for"

@@ -150,6 +150,12 @@ def test_each_gate_closes_alone_and_says_why(change: dict[str, object], name: st
     assert found.source == "changed" or change == {"network": "none"}
 
 
+def test_an_own_gate_that_fails_says_its_reason_once() -> None:
+    reason = "[schedule] gate mine:gate failed: KeyError: 'pump'"
+    found = gate(ask(replace(GOOD, own_gate=unknown(reason))), "own_gate")
+    assert (found.ok, found.sentence, found.remedy) == (False, reason, "mend mine:gate")
+
+
 @pytest.mark.parametrize(
     ("samples", "name"),
     [
