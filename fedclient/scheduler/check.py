@@ -63,6 +63,14 @@ def number(value: float, unit: str) -> str:
     return f"{digits} {unit}".strip()
 
 
+def apart(value: float, limit: float, unit: str) -> str:
+    """Print `value` with as many digits as tell it from `limit`, which it failed by so little."""
+    if number(value, unit) != number(limit, unit):
+        return number(value, unit)
+    told = (f"{value:.{digits}f}" for digits in range(1, 9) if round(value, digits) != round(limit, digits))
+    return f"{next(told, repr(value))} {unit}".strip()
+
+
 def duration(seconds: float) -> str:
     """Print a length of time as people say it: 45 s, 12 min, 3.5 h, 2 days."""
     unit, size_s = next((one for one in _SPANS_S if seconds >= 2 * one[1]), ("s", 1))

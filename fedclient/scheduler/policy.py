@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
 
-from fedclient.scheduler.check import Asked, Check, Now, number
+from fedclient.scheduler.check import Asked, Check, Now, apart, number
 from fedclient.scheduler.gates import GATES
 from fedclient.scheduler.history import History
 from fedclient.scheduler.profile import Profile
@@ -106,7 +106,7 @@ def _judge(check: Check, asked: Asked) -> Gate:
             threshold += -check.margin if check.at_most else check.margin
         ok = value <= threshold if check.at_most else value >= threshold
         bound = f"at {'most' if check.at_most else 'least'} {number(threshold, check.unit)}"
-        found = number(value, check.unit)
+        found = number(value, check.unit) if ok else apart(value, threshold, check.unit)
         sentence = f"{check.noun} is {found}, {'as asked:' if ok else 'but must be'} {bound}"
     return Gate(
         name=check.name,

@@ -10,6 +10,7 @@ from fedclient.scheduler.check import (
     UNKNOWN_REMEDY,
     Asked,
     Now,
+    apart,
     compare,
     duration,
     flag,
@@ -99,3 +100,18 @@ def test_compare_takes_numbers_only() -> None:
 )
 def test_for_people_a_length_has_two_or_three_digits(seconds, text) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (127.9, 128.0, "127.9 MiB"),
+        (127.996, 128.0, "127.996 MiB"),  # not "128.0"
+        (50.04, 50.0, "50.04 MiB"),
+        (90.0, 128.0, "90 MiB"),
+        (200.4, 128.0, "200 MiB"),
+        (1.0 + 1e-12, 1.0, "1.000000000001 MiB"),
+    ],
+)
+def test_a_value_that_just_failed_is_told_from_its_limit(value: float, limit: float, text: str) -> None:
+    assert apart(value, limit, "MiB") == text

@@ -132,7 +132,7 @@ def test_leave_for_one_reading_is_none_for_another() -> None:
         ({"cpu_cap_percent": 49.0}, "frequency", "is 49 %, but must be at least 50 %"),
         ({"cpu_percent": 50.1}, "load", "the processor load is 50.1 %, but must be at most 50 %"),
         ({"psi_cpu_percent": 41.0}, "pressure", "is 41 %, but must be at most 40 %"),
-        ({"free_memory_mib": 127.9}, "memory", "free memory is 128 MiB, but must be at least 128 MiB"),
+        ({"free_memory_mib": 127.9}, "memory", "free memory is 127.9 MiB, but must be at least 128 MiB"),
         ({"free_disk_mib": 99.0}, "disk", "is 99 MiB, but must be at least 100 MiB"),
         ({"network": "cellular"}, "network", "cellular, but must be ethernet or wifi or other"),
         ({"network": "none"}, "network", "there is no network"),
