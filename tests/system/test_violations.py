@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fedclient.client.child import Child
 from fedclient.device.jobs import JobArguments, TrainerExit
+from fedclient.testing.board import VIOLATIONS, Board
 from fedclient.testing.broker import Mosquitto
 from fedclient.values import Codec, Plan
 from tests.system.world import World
 
-CAPTURE = Path(__file__).parents[2] / "hardware" / "boards" / "raspberry-pi-4b" / "capture"
 PLAN = Plan(epochs=40, batch_size=1, learning_rate=0.01, codec=Codec(density=0.3))
 SAMPLES = 3000  # a training of some ten seconds
-STOP_S = 3.0  # from a violation to the trainer's end, at most
 ASK = """
 dwell_s = 0
 poll_s = 1
@@ -30,73 +28,6 @@ daily_training_s = false
 min_free_disk_mib = false
 max_cpu_percent = 60
 """
-
-
-class Board:
-    """A Raspberry Pi 4 with a battery: what it says can be changed under a running agent."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        shutil.copytree(CAPTURE, root)
-        battery = root / "sys/class/power_supply/BAT0"
-        battery.mkdir(parents=True)
-        for name, value in {"type": "Battery", "status": "Charging", "capacity": "80"}.items():
-            (battery / name).write_text(f"{value}\n")
-
-    @contextmanager
-    def says(self, **files: str):
-        """Put these texts into files, all at once for each, and back afterwards."""
-        paths = {FILES[name]: text for name, text in files.items()}
-        before = {path: (self.root / path).read_text() for path in paths}
-        for path, text in paths.items():
-            self._replace(path, text)
-        yield
-        for path, text in before.items():
-            self._replace(path, text)
-
-    @contextmanager
-    def busy(self):
-        """Other programs use all four cores from now on."""
-        stat = self.root / "proc/stat"
-        first, _, rest = stat.read_text().partition("\n")
-        ticks = [int(number) for number in first.split()[1:]]
-        done = threading.Event()
-
-        def work() -> None:
-            while not done.wait(0.1):
-                ticks[0] += 40
-                self._replace("proc/stat", f"cpu  {' '.join(map(str, ticks))}\n{rest}")
-
-        worker = threading.Thread(target=work)
-        worker.start()
-        try:
-            yield
-        finally:
-            done.set()
-            worker.join()
-            ticks[3] += 100_000  # idle since
-            self._replace("proc/stat", f"cpu  {' '.join(map(str, ticks))}\n{rest}")
-
-    def _replace(self, path: str, text: str) -> None:
-        fresh = self.root / f"{path}.new"
-        fresh.write_text(text)
-        fresh.replace(self.root / path)
-
-
-FILES = {
-    "temperature": "sys/class/thermal/thermal_zone0/temp",
-    "supply": "sys/class/hwmon/hwmon1/in0_lcrit_alarm",
-    "power": "sys/class/power_supply/BAT0/status",
-    "battery": "sys/class/power_supply/BAT0/capacity",
-    "memory": "proc/meminfo",
-}
-VIOLATIONS = {
-    "temperature": lambda board: board.says(temperature="79500\n"),
-    "supply": lambda board: board.says(supply="1\n"),
-    "power": lambda board: board.says(power="Discharging\n", battery="31\n"),
-    "memory": lambda board: board.says(memory="MemTotal: 3884372 kB\nMemAvailable: 40000 kB\n"),
-    "load": lambda board: board.busy(),
-}
 
 
 @pytest.fixture
@@ -173,8 +104,7 @@ def test_a_training_stops_at_each_violation_goes_on_and_ends_as_if_undisturbed(
                 shutil.copytree(device.path, tmp_path / "early", ignore=shutil.ignore_patterns("agent.sock"))
         assert f"not training: {SAYS[name]}" in device.agent.text(since)
     world.wait_said(device.agent, r"-> sending", 0)
-    print(f"seconds from a violation to the trainer's end: {stops_s}")
-    assert max(stops_s.values()) <= STOP_S
+    print(f"seconds from a violation to the trainer's end: {stops_s}")  # tools/bench/run --only stops
     assert device.ask("SELECT count(*) FROM history") == [(1,)], "it was one job"
     assert result(device.path) == undisturbed(tmp_path / "early", tmp_path / "copy")
 

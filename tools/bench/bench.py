@@ -8,6 +8,7 @@
     replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     eligibility  an eligibility decision: all probes, all gates
+    stops    how soon a training stops after each kind of violation
 
 Standard output has one JSON object: {"setting": ..., PART: ..., "targets": [{name, value, target, met}]}.
 Figures are of this machine as it is: look at `setting.load` before you believe a time.
@@ -92,6 +93,7 @@ TARGETS = (
         ("eligibility", "raspberry_pi_5", "both_ms", "median"),
         2,
     ),
+    Target("stop after a violation, s", ("stops", "slowest_s"), 3),
     Target("WISDM accuracy, people not seen", ("wisdm", "accuracy", "mean"), 0.72, at_least=True),
 )
 
@@ -143,6 +145,13 @@ def eligibility(options: argparse.Namespace) -> Results:
     return part.measure(options.looks)
 
 
+def stops(options: argparse.Namespace) -> Results:
+    import stops as part  # noqa: PLC0415 - ditto
+
+    found = part.measure(options.broker)
+    return {**found, "slowest_s": max(found["stop_s"].values())}
+
+
 def replay(_: argparse.Namespace) -> Results:
     return _script("replay.py")
 
@@ -156,6 +165,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "replay": replay,
     "wisdm": wisdm,
     "eligibility": eligibility,
+    "stops": stops,
 }
 
 
