@@ -81,6 +81,7 @@ class Agent:
         self._ledger = Ledger(self._database, self.work, self._reports)
         self._heads = Heads(folder, config, self._ledger.journal)
         self._link: Link | None = None
+        self.work.conditions.traffic_bytes = lambda: 0 if self._link is None else self._link.traffic_bytes
         self._enrolment: enrolment.StoredEnrolment | None = None
         broker = config.broker
         self._reconnecting = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
@@ -152,7 +153,7 @@ class Agent:
     def _close_link(self) -> None:
         if self._link is not None:
             self._link.close()
-            self.work.conditions.count_traffic(self._link.traffic_bytes, self._now_s)
+            self.work.conditions.count_traffic(self._now_s)
         self._link = self._enrolment = None
 
     def stop(self) -> None:
@@ -174,8 +175,6 @@ class Agent:
 
     def judge(self) -> Decision:
         """Ask the scheduler now, whether or not it is time to."""
-        if self._link is not None:
-            self.work.conditions.count_traffic(self._link.traffic_bytes, self._now_s)
         return self.work.decide(self.state, self._now_s)
 
     def reconsider(self) -> None:
@@ -239,8 +238,8 @@ class Agent:
             log.error("the broker keeps bad copies of a blob: trying again later")
             self._heads.finish(self._link)
             self._timers.set(Timer.FETCH, self._now_s + self._config.broker.retry_max_s)
-        elif self._link is not None:
-            self._heads.update_subscriptions(self._link)
+        elif self.state.wanted is not None:
+            self._fetch(self.state.wanted)
 
     def _receipt(self, receipt: Receipt) -> None:
         if self._enrolment is not None and receipt.envelope_hash == envelope_hash(self._enrolment.request):
@@ -344,6 +343,7 @@ class Agent:
 
     def _fetch(self, version: HeadVersion) -> None:
         if held_back := self.work.conditions.held_back(self.work.doing(self.state), self._now_s):
+            self._heads.finish(self._link)  # what came is kept
             if not self._timers.is_set(Timer.FETCH):
                 log.info("head %s is not fetched now: %s", version, held_back)
             self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import inf
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 KEEPS_FETCHES_BACK = {"supply", "network", "metered", "traffic", "disk"}
 RECEIPT_BYTES = 1024  # and the headers of both messages
 SAVE_S = 60.0  # how often is saved what a training has spent: a kill or power cut counts as much
+FETCH_LOOK_S = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -95,8 +96,10 @@ class Conditions:
         self._accounted_s: float | None = None  # boot time up to which a training was paid for
         self._lost: ClockMark | None = None  # since when an agent that was killed had not paid
         self._written_bytes = self._written(None)
+        self.traffic_bytes: Callable[[], int] = lambda: 0  # of the link that there is now
         self._traffic_bytes = 0
         self._job = Cost()  # of the job in hand, so far
+        self._held_back = (-inf, "")  # when that was asked, and the answer
         self.readings = Readings()
         self.decision: Decision | None = None
         self.decided_unix_s: float | None = None  # when that was, where the wall clock was right
@@ -132,9 +135,16 @@ class Conditions:
         return decision
 
     def held_back(self, doing: Doing, now_s: float) -> str:
-        """Return why nothing large should be fetched or written now; empty when all is well."""
-        gates = self._judge(doing, now_s).gates
-        return "; ".join(gate.sentence for gate in gates if not gate.ok and gate.name in KEEPS_FETCHES_BACK)
+        """Return why nothing large should be fetched or written now; empty when all is well.
+
+        It is asked at every chunk, and looks again once a second.
+        """
+        asked_s, why = self._held_back
+        if not 0 <= now_s - asked_s < FETCH_LOOK_S:
+            gates = [one for one in self._judge(doing, now_s).gates if one.name in KEEPS_FETCHES_BACK]
+            why = "; ".join(one.sentence for one in gates if not one.ok)
+            self._held_back = now_s, why
+        return why
 
     def _judge(self, doing: Doing, now_s: float) -> Decision:
         self.look(doing, now_s)
@@ -148,7 +158,7 @@ class Conditions:
             samples=self._counts(doing),
         )
         self.readings = self._probe.read(activity, now_s, doing.trainer_pid)
-        self._tick(now_s)
+        self.count_traffic(now_s)
         self._account(now_s, doing.trainer_pid)
 
     @property
@@ -237,9 +247,10 @@ class Conditions:
         """Return what was spent in the last 24 hours, by the names of `Cost`."""
         return asdict(self._history.spent_at(self._now.elapsed_s))
 
-    def count_traffic(self, total_bytes: int, now_s: float) -> None:
-        """Add what a link has sent and received since the last call; a new link counts from 0."""
+    def count_traffic(self, now_s: float) -> None:
+        """Add what the link has sent and received since the last call; a new link counts from 0."""
         self._tick(now_s)  # the last look may be days ago, and what was spent then is forgotten
+        total_bytes = self.traffic_bytes()
         since = total_bytes - self._traffic_bytes if total_bytes >= self._traffic_bytes else total_bytes
         self._traffic_bytes = total_bytes
         self._spend(Cost(traffic_bytes=since))

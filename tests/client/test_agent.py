@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sqlite3
 import subprocess
@@ -469,6 +470,30 @@ def test_rule_6_a_fetch_goes_on_after_a_reconnect(device, gateway, broker) -> No
     gateway.connect()
     gateway.publish(V1)  # 4.7: again on every connect
     device.turn(400.0)
+    assert agent.state.current == V1
+
+
+def test_a_fetch_waits_when_conditions_fail_in_the_middle_of_it(device, gateway, caplog) -> None:
+    """A link may become a metered one, and a supply sag, long after a large model was begun with."""
+    caplog.set_level(logging.INFO)
+    agent = device.join(gateway)
+    conditions = agent.work.conditions
+    gateway.publish(V1, blobs=False)
+    device.turn()
+    assert agent.state.phase is Phase.FETCHING
+    good = conditions.policy
+    conditions.policy = replace(good, min_free_disk_mib=2.0**40)
+    device.turn(2.0)
+    received = conditions.spent()["traffic_bytes"]
+    gateway.publish_blob(gateway.model)  # the first of two
+    device.turn()
+    assert "head 1.1 is not fetched now: free disk space" in caplog.text
+    assert conditions.spent()["traffic_bytes"] >= received + len(gateway.model), "what came was paid for"
+    gateway.publish(V1)
+    device.turn(good.poll_s + 1.0)
+    assert agent.state.phase is Phase.FETCHING
+    conditions.policy = good
+    device.turn(good.poll_s + 1.0)
     assert agent.state.current == V1
 
 

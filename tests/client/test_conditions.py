@@ -80,7 +80,8 @@ def test_pauses_budgets_and_spacing_survive_a_restart(device, database, conditio
     conditions.decide(Doing(head=V1), 100.0)
     conditions.pause("owner", 0, 100.0)
     conditions.job_begins()
-    conditions.count_traffic(5000, 0.0)
+    conditions.traffic_bytes = lambda: 5000
+    conditions.count_traffic(0.0)
     with database.transaction():
         conditions.save()
     assert not conditions.changed
@@ -104,13 +105,15 @@ def test_nobody_lifts_anothers_pause(conditions) -> None:
 def test_a_new_link_counts_its_bytes_from_zero(conditions) -> None:
     conditions.decide(Doing(), 0.0)
     for total in (100, 150, 20, 30):
-        conditions.count_traffic(total, 0.0)
+        conditions.traffic_bytes = lambda: total  # noqa: B023 - called at once
+        conditions.count_traffic(0.0)
     assert conditions.spent()["traffic_bytes"] == 180
 
 
 def test_traffic_after_days_without_a_look_is_of_now(conditions) -> None:
     conditions.decide(Doing(), 0.0)
-    conditions.count_traffic(5000, 3 * DAY_S)
+    conditions.traffic_bytes = lambda: 5000
+    conditions.count_traffic(3 * DAY_S)
     assert conditions.decide(Doing(), 3 * DAY_S).history.spent_at(3 * DAY_S).traffic_bytes == 5000
 
 
@@ -135,7 +138,8 @@ def test_a_training_is_paid_for_between_its_start_and_its_end(device, database) 
     spent = conditions.spent()
     assert spent["training_s"] == pytest.approx(6.0)
     assert spent["energy_j"] == pytest.approx(6.0 * conditions.profile.training_w)
-    conditions.count_traffic(5_000_000, 60.0)  # a new model: no job's need
+    conditions.traffic_bytes = lambda: 5_000_000
+    conditions.count_traffic(60.0)  # a new model: no job's need
     conditions.job_settled(460)
     last = conditions.decide(Doing(), 61.0).history.last_job
     assert last.training_s == pytest.approx(6.0)
