@@ -148,11 +148,16 @@ def _store(device: Device, request: dict[str, Any]) -> None:
 @contextmanager
 def _stored(device: Device, root: Path) -> Iterator[tuple[Database, Conditions]]:
     folder, config = device
-    with closing(open_database(folder)) as database:
-        logging.getLogger(conditions_module.__name__).setLevel(logging.WARNING)  # the rest is our answer
-        conditions = Conditions(folder, config, database, root=root)
-        conditions.broker_is_local = _broker_is_local(folder, config)
-        yield database, conditions
+    log = logging.getLogger(conditions_module.__name__)
+    before = log.level
+    log.setLevel(logging.WARNING)  # the rest is our answer
+    try:
+        with closing(open_database(folder)) as database:
+            conditions = Conditions(folder, config, database, root=root)
+            conditions.broker_is_local = _broker_is_local(folder, config)
+            yield database, conditions
+    finally:
+        log.setLevel(before)
 
 
 def _decide(state: State, conditions: Conditions) -> Decision:
