@@ -102,6 +102,7 @@ class Rig:
     seen: list[Seen] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        self._answer_due = False
         self._stack = ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         try:
@@ -251,6 +252,8 @@ class Rig:
             if isinstance(event, Received):
                 self.seen.append(Seen(now_s, "mqtt", event.topic, event.wire_bytes))
         self._second.service(descriptors, now_s)
+        if self._answer_due and self._second.answer():
+            self._answer_due = False
 
     def _lines(self, process: Process, now_s: float) -> None:
         assert process.popen.stderr is not None
@@ -258,7 +261,7 @@ class Rig:
         *lines, process.rest = (process.rest + data).split(b"\n")
         self.seen += [Seen(now_s, process.name, line.decode(errors="replace")) for line in lines]
         if any(b"training on head" in line for line in lines):
-            self._second.answer()  # while the trainer starts, so that it is in nobody's way
+            self._answer_due = True  # while the trainer starts, so that it is in nobody's way
         if not data:
             self._selector.unregister(process.popen.stderr)
 
@@ -315,10 +318,10 @@ class Second:
                 if isinstance(event, Received) and event.payload:
                     self._manifest = event.payload
 
-    def answer(self) -> None:
-        """Send the update of zeros on the newest manifest, unless that was done."""
+    def answer(self) -> bool:
+        """Send the update of zeros on the newest manifest; False: that was done, or it is on its way here."""
         if self._manifest == self._answered:
-            return
+            return False
         manifest = self._downlink.open_manifest(self._manifest)
         self._answered = self._manifest
         self._counter += 1
@@ -335,6 +338,7 @@ class Second:
             self._topics.up(self._key.device_id, MessageType.UPDATE),
             self._uplink.update(update, manifest.base),
         )
+        return True
 
 
 def start_broker(kind: str, certificates: str | None) -> Mosquitto | EmbeddedBroker:
