@@ -65,7 +65,7 @@ TARGETS = (
     Target("NumPy or TFLite files in the agent", ("idle", "tcp", "forbidden_files"), 0),
     Target("idle wake-ups /min", ("idle", "tcp", "wakeups_per_min"), 4),
     Target(
-        "the same with all sensors, watchdog, metrics, MiB",
+        "the same with all sensors and a watchdog, MiB",
         ("idle", "equipped", "pss_as_only_python_mib"),
         30,
     ),

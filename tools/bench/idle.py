@@ -29,7 +29,7 @@ _GATES_AS_THEY_COME = "[schedule]\nmin_new_samples = 1000000"
 
 
 def measure(*, tls: bool, broker: str, seconds: float, starts: int, equipped: bool = False) -> dict[str, Any]:
-    """Measure one agent; an `equipped` one has a board's every sensor, a watchdog to feed, and metrics."""
+    """Measure one agent; an `equipped` one has a board's every sensor, and a watchdog to feed."""
     with (
         tempfile.TemporaryDirectory() as path,
         Rig(Path(path), tls=tls, broker_kind=broker, schedule=_GATES_AS_THEY_COME) as rig,
@@ -52,13 +52,11 @@ def measure(*, tls: bool, broker: str, seconds: float, starts: int, equipped: bo
 
 @contextmanager
 def _equipment(rig: Rig) -> Iterator[None]:
-    """Give the agent all that a device may have: a Raspberry Pi 5's sensors, a watchdog, metrics."""
+    """Give the agent all that a device may have: a Raspberry Pi 5's sensors, and a watchdog."""
     rig.board = BOARD
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(rig.path / "notify"))
     rig.environment = {"NOTIFY_SOCKET": str(rig.path / "notify"), "WATCHDOG_USEC": str(90 * 10**6)}
-    with Path(rig.device_config).open("a") as config:
-        config.write(f'[metrics]\nfile = "{rig.path / "fedclient.prom"}"\n')
     threading.Thread(target=_drain, args=(manager,), daemon=True).start()
     yield
     manager.close()
