@@ -16,7 +16,7 @@ import pytest
 
 from fedclient.cli.main import VERBS, _Parser
 from fedclient.testing import week
-from fedclient.testing.broker import EmbeddedBroker
+from fedclient.testing.broker import Mosquitto
 from tests.system.commands import SETTINGS, Setup, environment
 
 _Level = argparse._SubParsersAction
@@ -105,7 +105,7 @@ def test_a_failure_leaves_standard_output_empty(tmp_path: Path) -> None:
         nowhere.refused(*verb.split(), "--json")
 
 
-def test_status_shows_the_model_that_publish_names(tmp_path: Path) -> None:
+def test_status_shows_the_model_that_publish_names(tmp_path: Path, mosquitto: str) -> None:
     setup = Setup(tmp_path / "dev")
     setup.ok("init")
     assert json.loads(setup.ok("status", "--json"))["model"] is None
@@ -114,7 +114,7 @@ def test_status_shows_the_model_that_publish_names(tmp_path: Path) -> None:
     gateway.ok("gateway", "init", "--federation", "farm", "--broker", "localhost:1883")
     gateway.ok("model", "new-head", "--features", 4, "--classes", 2, "-o", tmp_path / "head.tflite")
     published = gateway.ok("gateway", "publish", tmp_path / "head.tflite").splitlines()[1].split()[1]
-    with EmbeddedBroker() as broker:
+    with Mosquitto(mosquitto) as broker:
         address = f"[broker]\nhost = 'localhost'\nport = {broker.port}"
         for one in (setup, gateway):
             one.config.write_text(SETTINGS.replace("[broker]", address))
