@@ -376,11 +376,11 @@ def _configure(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _code(error: BaseException | None) -> int | None:
-    """Return SQLite's primary result code, from the exception's text where Python is 3.10."""
-    known = getattr(error, "sqlite_errorcode", None)
-    if known is not None:
+    """Return SQLite's primary result code; on Python 3.10 by its text, or none where that is no text."""
+    if (known := getattr(error, "sqlite_errorcode", None)) is not None:
         return int(known) & 0xFF
-    return next((code for code, (text, _, _) in _FAILURES.items() if text in str(error)), None)
+    said = str(error) or ("malformed" if isinstance(error, sqlite3.DatabaseError) else "")
+    return next((code for code, (text, _, _) in _FAILURES.items() if text in said), None)
 
 
 @contextmanager
