@@ -365,7 +365,7 @@ class Impostor:
         (b"", "closed the connection without an answer: check that it is MQTT, and with TLS or not"),
     ],
 )
-def test_what_listens_is_not_mqtt(tmp_path: Path, files: Path, answer: bytes, said: str) -> None:
+def test_what_listens_is_not_mqtt(tmp_path: Path, files: Path, answer: bytes, said: str, amqtt: None) -> None:
     impostor = Impostor(answer)
     device = enrolled(tmp_path, files, impostor.port)
     last = device.refused("run", "--once", code=75)

@@ -46,7 +46,7 @@ def heavy(names: set[str]) -> set[str]:
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, amqtt):
     with EmbeddedBroker() as broker, World(tmp_path, broker.port) as made:
         for _ in range(3):
             made.add_device()

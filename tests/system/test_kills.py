@@ -128,6 +128,6 @@ def test_a_fleet_outlives_kills_on_mosquitto_as_it_comes(tmp_path, mosquitto, ti
         run(tmp_path, broker, 2, times)
 
 
-def test_a_fleet_outlives_kills_on_the_embedded_broker(tmp_path, times):
+def test_a_fleet_outlives_kills_on_the_embedded_broker(tmp_path, times, amqtt):
     with EmbeddedBroker() as broker:
         run(tmp_path, broker, 3, times)

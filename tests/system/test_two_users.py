@@ -66,7 +66,7 @@ except fedclient.FedClientError as error:
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
+def home(amqtt) -> Iterator[Home]:
     with tempfile.TemporaryDirectory() as folder, EmbeddedBroker() as broker:
         Path(folder).chmod(0o755)
         yield Home(Path(folder), broker)
