@@ -127,6 +127,17 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdoptionSettings:
+    """Which heads the owner's app gets."""
+
+    holdout: float = key(0.1, "share of the samples kept from training, to judge heads on", 0, 0.5)
+    margin: float = key(0.05, "accuracy that a new head may lose and still be adopted", 0, 1)
+    min_samples: int = key(20, "samples to judge with; with fewer, a head is adopted unjudged", 1, 10**6)
+    personal: str = key("off", "tune a copy for the app after each job", "off", "finetune")
+    finetune_epochs: int = key(5, "passes over the samples for that copy", 1, limits.MAX_EPOCHS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MetricsSettings:
     """Figures for Prometheus, as a text file that node_exporter picks up."""
 
@@ -186,6 +197,7 @@ class Config:
     privacy: PrivacySettings = PrivacySettings()
     limits: LimitSettings = LimitSettings()
     trainer: TrainerSettings = TrainerSettings()
+    adoption: AdoptionSettings = AdoptionSettings()
     metrics: MetricsSettings = MetricsSettings()
     trace: TraceSettings = TraceSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -227,6 +239,7 @@ Section = (
     | PrivacySettings
     | LimitSettings
     | TrainerSettings
+    | AdoptionSettings
     | MetricsSettings
     | TraceSettings
     | GatewaySettings

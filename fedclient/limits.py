@@ -54,6 +54,9 @@ MAX_STALENESS: Final = 1000  # versions an update may be behind; what is older h
 LEARNING_RATES: Final = (1e-9, 1e3)  # least and greatest; beyond them a plan is a mistake
 DENSITIES: Final = (1e-6, 1.0)  # share of elements sent
 NORM_BOUNDS: Final = (1e-9, 1e9)  # L2, of a whole delta
+MOMENTA: Final = (0.0, 0.9999)  # beyond them a step never ends
+PENALTIES: Final = (0.0, 1e3)  # of l2 and mu; beyond them nothing is learnt
+MAX_BUDGET_S: Final = 24 * 3600.0  # of one job's training
 COUNTER_MAX: Final = 2**63 - 1  # SQLite's integers
 
 # --- durations -----------------------------------------------------------------------------------

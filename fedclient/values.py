@@ -22,6 +22,19 @@ class TensorSpec:
         """Number of elements."""
         return prod(self.shape)
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether it belongs to a layer named `personal`: trained and kept on the device, never sent."""
+        return self.name.startswith("personal/")
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether it holds feature statistics: averaged over devices once, never trained."""
+        return self.name in {MEAN, MEAN_SQUARE}
+
+
+MEAN, MEAN_SQUARE = "normalize/mean", "normalize/mean_square"  # each float32 [D], of the features
+
 
 def parameters(tensors: tuple[TensorSpec, ...]) -> int:
     """Count the elements of all `tensors`: the length of a flat head, P in other docstrings."""
@@ -48,6 +61,7 @@ class CodecMode(IntEnum):
     TOPK_INT8 = 1
     TOPK_SIGN = 2
     DENSE_INT8 = 3
+    EXACT = 4  # float32 of the statistics only: no plan asks for it by itself
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +70,14 @@ class Codec:
 
     mode: CodecMode = CodecMode.TOPK_INT8
     density: float = 0.01
+
+
+class Schedule(IntEnum):
+    """How the learning rate goes over the steps of one job; the numbers are on the wire."""
+
+    CONSTANT = 0
+    LINEAR = 1  # to 0 after the plan's last step
+    COSINE = 2  # half a cosine, to 0 after the plan's last step (Loshchilov and Hutter 2017, no restart)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +91,13 @@ class Plan:
     norm_bound: float = 10.0  # L2, of the whole delta
     max_examples: int = 10_000
     max_staleness: int = 0  # versions an update may be behind and still count
+    momentum: float = 0.9  # for a head that was written with it
+    l2: float = 0.0  # weight decay of the kernels
+    mu: float = 0.0  # FedProx (Li et al. 2020): pull towards the head that the job began with
+    schedule: Schedule = Schedule.CONSTANT
+    balanced: bool = False  # draw each class as often as any other
+    budget_s: float = 0.0  # local training shall take no longer, after one epoch; 0: all epochs
+    statistics: bool = False  # this version collects feature statistics; those after it train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +252,23 @@ class Update:
     bucket: int  # floor(log2(samples trained on))
     accuracy_percent: int | None  # of the base head on the device's samples
     body: bytes
+    epochs: int | None = None  # passes over its samples, where the device's time ended them early
+
+
+class Verdict(IntEnum):
+    """What a device made of a head that arrived; the numbers are on the wire."""
+
+    ADOPTED = 1
+    KEPT_PREVIOUS = 2  # worse on its own samples: apps go on with the head before
+    UNJUDGED = 3  # adopted with too few samples to tell
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """One device's verdict on one head."""
+
+    head_version: HeadVersion
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,6 +281,7 @@ class Status:
     closed_gates: tuple[str, ...]
     floor: HeadVersion
     software: str
+    judgement: Judgement | None = None  # on the head that was judged last
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -51,6 +51,16 @@ MIGRATIONS = (
     """
     CREATE TABLE schedule (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL, hash BLOB NOT NULL);
     """,
+    """
+    CREATE TABLE judgement (
+        id INTEGER PRIMARY KEY CHECK (id = 1), generation INTEGER NOT NULL, version INTEGER NOT NULL,
+        verdict INTEGER NOT NULL, report TEXT NOT NULL, hash BLOB NOT NULL
+    );
+    CREATE TABLE personal (
+        id INTEGER PRIMARY KEY CHECK (id = 1), model_hash BLOB NOT NULL, samples_epoch INTEGER NOT NULL,
+        shape TEXT NOT NULL, data BLOB NOT NULL, hash BLOB NOT NULL
+    );
+    """,
 )
 
 

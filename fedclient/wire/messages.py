@@ -7,6 +7,8 @@ there.  Nothing here signs, seals or decides: it only refuses what is malformed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any, Final
 
 from fedclient import limits
 from fedclient.errors import WireError
@@ -17,15 +19,18 @@ from fedclient.values import (
     Command,
     CommandKind,
     EnrolmentRequest,
+    Judgement,
     Manifest,
     Phase,
     Plan,
     Reason,
     Receipt,
     ReceiptStatus,
+    Schedule,
     Status,
     TensorSpec,
     Update,
+    Verdict,
 )
 from fedclient.wire import cbor
 from fedclient.wire.fields import (
@@ -44,7 +49,9 @@ from fedclient.wire.fields import (
 
 def encode_update(update: Update) -> bytes:
     version = update.head_version
-    metrics = None if update.accuracy_percent is None else [update.accuracy_percent]
+    metrics: list[int | None] | None = None if update.accuracy_percent is None else [update.accuracy_percent]
+    if update.epochs is not None:
+        metrics = [update.accuracy_percent, update.epochs]
     return cbor.encode(
         [update.counter, version.generation, version.version, update.bucket, metrics, update.body]
     )
@@ -54,16 +61,26 @@ def decode_update(payload: bytes) -> Update:
     """Read an update's payload; raises WireError."""
     fields = array(cbor.decode(payload, max_bytes=limits.MAX_UPDATE_BYTES), "update", 6)
     counter, generation, version, bucket, metrics, body = fields
-    accuracy = None
-    if metrics is not None:
-        accuracy = integer(array(metrics, "metrics", 1)[0], "accuracy", 0, 100)
+    accuracy, epochs = _metrics(metrics)
     return Update(
         counter=integer(counter, "counter", 1, limits.COUNTER_MAX),
         head_version=head_version(generation, version),
         bucket=integer(bucket, "bucket", 0, limits.MAX_BUCKET),
         accuracy_percent=accuracy,
         body=typed(body, bytes, "body"),
+        epochs=epochs,
     )
+
+
+def _metrics(value: object) -> tuple[int | None, int | None]:
+    """Return accuracy and epochs; what is not there is left out as far as it can be."""
+    if value is None:
+        return None, None
+    accuracy, *rest = array(value, "metrics", max_size=2) or [None]
+    if accuracy is None and not rest:
+        raise WireError("update's metrics are empty")
+    epochs = integer(rest[0], "epochs", 1, limits.MAX_EPOCHS) if rest else None
+    return None if accuracy is None else integer(accuracy, "accuracy", 0, 100), epochs
 
 
 def encode_status(status: Status) -> bytes:
@@ -77,14 +94,33 @@ def encode_status(status: Status) -> bytes:
             floor.generation,
             floor.version,
             status.software,
+            _judgement_fields(status.judgement),
         ]
     )
 
 
+def _judgement_fields(judgement: Judgement | None) -> list[int] | None:
+    if judgement is None:
+        return None
+    version = judgement.head_version
+    return [int(judgement.verdict), version.generation, version.version]
+
+
+def _judgement(value: object) -> Judgement | None:
+    if value is None:
+        return None
+    verdict, generation, version = array(value, "judgement", 3)
+    try:
+        known = Verdict(typed(verdict, int, "verdict"))
+    except ValueError:
+        raise WireError("status has a verdict that is not known here") from None
+    return Judgement(head_version=head_version(generation, version), verdict=known)
+
+
 def decode_status(payload: bytes) -> Status:
     """Read a status' payload; raises WireError."""
-    fields = array(cbor.decode(payload, max_bytes=limits.MAX_STATUS_BYTES), "status", 7)
-    start, sequence, phase, gates, generation, version, software = fields
+    fields = array(cbor.decode(payload, max_bytes=limits.MAX_STATUS_BYTES), "status", 8)
+    start, sequence, phase, gates, generation, version, software, judgement = fields
     try:
         known_phase = Phase(text(phase, "phase", limits.MAX_NAME_BYTES))
     except ValueError:
@@ -97,6 +133,7 @@ def decode_status(payload: bytes) -> Status:
         closed_gates=tuple(text(gate, "gate", limits.MAX_NAME_BYTES) for gate in closed),
         floor=head_version(generation, version),
         software=text(software, "software", limits.MAX_NAME_BYTES),
+        judgement=_judgement(judgement),
     )
 
 
@@ -175,6 +212,7 @@ def decode_command(payload: bytes) -> Command:
 
 
 def encode_plan(plan: Plan) -> bytes:
+    usual = Plan()
     return cbor.encode(
         {
             1: plan.epochs,
@@ -185,19 +223,42 @@ def encode_plan(plan: Plan) -> bytes:
             6: plan.max_examples,
             7: plan.max_staleness,
         }
+        | {
+            number: kind(getattr(plan, name))
+            for number, (name, kind, _) in _PLAN_OPTIONS.items()
+            if getattr(plan, name) != getattr(usual, name)
+        }
     )
+
+
+_PLAN_CODECS = (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN, CodecMode.DENSE_INT8)
+_MAX_SCHEDULE = max(Schedule)
+# Fields that are on the wire only where they are not the default: number -> (name, as written, as read).
+_PLAN_OPTIONS: Final[dict[int, tuple[str, Callable[[Any], object], Callable[[object], object]]]] = {
+    8: ("momentum", float, lambda value: number(value, "momentum", *limits.MOMENTA)),
+    9: ("l2", float, lambda value: number(value, "l2", *limits.PENALTIES)),
+    10: ("mu", float, lambda value: number(value, "mu", *limits.PENALTIES)),
+    11: ("schedule", int, lambda value: Schedule(integer(value, "schedule", 0, _MAX_SCHEDULE))),
+    12: ("balanced", bool, lambda value: typed(value, bool, "balanced")),
+    13: ("budget_s", float, lambda value: number(value, "budget_s", 0.0, limits.MAX_BUDGET_S)),
+    14: ("statistics", bool, lambda value: typed(value, bool, "statistics")),
+}
 
 
 def decode_plan(data: bytes) -> Plan:
     """Read a plan; raises WireError, also for values no device would follow."""
     fields = typed(cbor.decode(data, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "plan")
-    if set(fields) != set(range(1, 8)):
-        raise WireError(f"plan has the fields {sorted(fields)[:16]}, expected 1 to 7")
+    if not set(range(1, 8)) <= set(fields) <= set(range(1, 8)) | _PLAN_OPTIONS.keys():
+        raise WireError(f"plan has the fields {sorted(fields)[:16]}, expected 1 to 7 and some of 8 to 14")
+    options: dict[str, Any] = {
+        name: read(fields[at]) for at, (name, _, read) in _PLAN_OPTIONS.items() if at in fields
+    }
+    if said := [name for name, value in options.items() if value == getattr(Plan(), name)]:
+        raise WireError(f"plan says {said[0]!r} although it is the default")
     mode, density = array(fields[4], "codec", 2)
-    try:
-        codec_mode = CodecMode(typed(mode, int, "codec mode"))
-    except ValueError:
-        raise WireError(f"plan asks for codec mode {mode}, which is not known here") from None
+    codec_mode = next((one for one in _PLAN_CODECS if one == typed(mode, int, "codec mode")), None)
+    if codec_mode is None:
+        raise WireError(f"plan asks for codec mode {mode}, which is not known here")
     return Plan(
         epochs=integer(fields[1], "epochs", 1, limits.MAX_EPOCHS),
         batch_size=integer(fields[2], "batch size", 1, limits.MAX_BATCH),
@@ -206,6 +267,7 @@ def decode_plan(data: bytes) -> Plan:
         norm_bound=number(fields[5], "norm bound", *limits.NORM_BOUNDS),
         max_examples=integer(fields[6], "max examples", 1, limits.MAX_EXAMPLES),
         max_staleness=integer(fields[7], "max staleness", 0, limits.MAX_STALENESS),
+        **options,
     )
 
 

@@ -22,6 +22,7 @@ from fedclient.values import (
     EnrolmentRequest,
     HeadVersion,
     Invitation,
+    Judgement,
     Manifest,
     MessageType,
     Phase,
@@ -29,9 +30,11 @@ from fedclient.values import (
     Reason,
     Receipt,
     ReceiptStatus,
+    Schedule,
     Status,
     TensorSpec,
     Update,
+    Verdict,
 )
 from fedclient.wire import messages
 from fedclient.wire.envelope import up_aad
@@ -49,6 +52,13 @@ PLAN = Plan(
     norm_bound=3.0,
     max_examples=500,
     max_staleness=2,
+    momentum=0.5,
+    l2=0.001,
+    mu=0.01,
+    schedule=Schedule.COSINE,
+    balanced=True,
+    budget_s=60.0,
+    statistics=True,
 )
 MANIFEST = Manifest(
     head_version=HeadVersion(3, 42),
@@ -60,7 +70,9 @@ MANIFEST = Manifest(
     plan_hash=hashlib.sha256(messages.encode_plan(PLAN)).digest(),
 )
 BASE = Base(head_version=HeadVersion(3, 42), head_hash=b"h" * 32, plan_hash=MANIFEST.plan_hash)
-UPDATE = Update(counter=7, head_version=HeadVersion(3, 42), bucket=9, accuracy_percent=87, body=b"\x02\x00")
+UPDATE = Update(
+    counter=7, head_version=HeadVersion(3, 42), bucket=9, accuracy_percent=87, body=b"\x02\x00", epochs=1
+)
 STATUS = Status(
     start=4,
     sequence=2,
@@ -68,6 +80,7 @@ STATUS = Status(
     closed_gates=("power", "load"),
     floor=HeadVersion(3, 42),
     software="fedclient 0.1.0",
+    judgement=Judgement(head_version=HeadVersion(3, 41), verdict=Verdict.KEPT_PREVIOUS),
 )
 ENROLMENT = EnrolmentRequest(public_key=DEVICE.public, token=b"t" * 16)
 RECEIPT = Receipt(
