@@ -205,7 +205,7 @@ class Cut(Exception):
 
 def cut_at(work: JobRun, statement: int) -> list[str]:
     """Let the last transaction of `work` fail at this statement; returns what was seen of it."""
-    database, seen = work._database, []
+    database, seen = work._place.database, []
     plain = {name: getattr(database, name) for name in ("execute", "executemany")}
 
     def spy(name):
@@ -240,7 +240,7 @@ def test_rule_5_2_cut_off_at_any_statement_it_is_all_or_nothing(device) -> None:
         except Cut:
             cuts += 1
             assert device.tables() == before, seen[-1]
-            work._database.close()
+            work._place.database.close()
             continue
         break
     assert cuts >= 10

@@ -1,0 +1,59 @@
+"""What a stopped job leaves for the next trainer, and how that one goes on from it (PROTOCOL 5.1)."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.device.jobs import Checkpoint, Job
+from fedclient.runtime import TrainableModel
+from fedclient.trainer.workplace import Workplace
+from fedclient.training.loop import EpochReport, HeadTraining, accuracy
+
+
+def begin_or_resume(place: Workplace, job: Job, training: HeadTraining) -> float:
+    """Put `training` where the job's checkpoint says, if there is one.
+
+    Returns the accuracy of the weights that the job began with, on this device's examples.
+    """
+    saved = place.jobs.checkpoint(job)
+    model = training.model
+    if saved is None:
+        return accuracy(model, training.examples)
+    report = json.loads(saved.report)
+    model.set_weights(np.frombuffer(saved.weights, "<f4").astype(np.float32))
+    if saved.state:
+        model.set_state(_unpack_state(saved.state, model))
+    training.epoch, training.step, training.loss_sum = saved.epoch, saved.step, report["loss_sum"]
+    training.reports = [EpochReport(**epoch) for epoch in report["epochs"]]
+    return float(report["base_accuracy"])
+
+
+def save(place: Workplace, job: Job, training: HeadTraining, base_accuracy: float) -> None:
+    """Write down all that `begin_or_resume` needs; raises Superseded."""
+    report = {
+        "loss_sum": training.loss_sum,
+        "base_accuracy": base_accuracy,
+        "epochs": [epoch.as_dict() for epoch in training.reports],
+    }
+    state = training.model.get_state()
+    checkpoint = Checkpoint(
+        epoch=training.epoch,
+        step=training.step,
+        weights=training.model.get_weights().tobytes(),
+        state=b"".join(state[name].tobytes() for name in sorted(state)),
+        report=json.dumps(report),
+    )
+    with place.owned(job):
+        place.jobs.save_checkpoint(job, checkpoint)
+
+
+def _unpack_state(data: bytes, model: TrainableModel) -> dict[str, NDArray[np.generic]]:
+    state, at = {}, 0
+    for name, like in sorted(model.get_state().items()):
+        part = data[at : at + like.nbytes]
+        state[name] = np.frombuffer(part, like.dtype).reshape(like.shape)
+        at += like.nbytes
+    return state

@@ -1,0 +1,58 @@
+"""A checkpoint holds all that a new process needs to go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedclient import runtime
+from fedclient.trainer import checkpoints
+from fedclient.trainer.workplace import Superseded, Workplace
+from fedclient.training.loop import Examples, HeadTraining, accuracy
+from fedclient.values import HeadVersion
+from tests.trainer.setup import PLAN, Bench, samples
+
+V1 = HeadVersion(1, 1)
+
+
+def training(device: Bench) -> HeadTraining:
+    x, y = samples(60)
+    examples = Examples(x=np.array(x, np.float32), y=np.array(y, np.int32))
+    return HeadTraining(model=runtime.load(device.model), examples=examples, plan=PLAN, seed=1)
+
+
+@pytest.fixture
+def place(device: Bench) -> Workplace:
+    device.publish(V1)
+    return Workplace(device.arguments(device.jobs.new(V1, threads=1)))
+
+
+def test_without_a_checkpoint_it_begins_and_measures_the_base(device, place) -> None:
+    job, work = place.take_job(), training(device)
+    expected = accuracy(work.model, work.examples)
+    assert checkpoints.begin_or_resume(place, job, work) == expected
+    assert (work.epoch, work.step, work.reports) == (0, 0, [])
+
+
+def test_place_loss_reports_and_weights_come_back(device, place) -> None:
+    job, work = place.take_job(), training(device)
+    asked = iter(range(100))
+    assert not work.run(lambda: next(asked) == 5, lambda _: None)
+    checkpoints.save(place, job, work, 0.25)
+    then = training(device)
+    assert checkpoints.begin_or_resume(place, job, then) == 0.25
+    assert (
+        (then.epoch, then.step, then.loss_sum)
+        == (work.epoch, work.step, work.loss_sum)
+        == (1, 2, work.loss_sum)
+    )
+    assert then.reports == work.reports
+    assert then.model.get_weights().tobytes() == work.model.get_weights().tobytes()
+
+
+def test_rule_5_2_nothing_is_saved_for_a_job_that_is_gone(device, place) -> None:
+    job, work = place.take_job(), training(device)
+    device.jobs.drop()
+    with pytest.raises(Superseded):
+        checkpoints.save(place, job, work, 0.0)
+    assert device.jobs.checkpoint(job) is None
