@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedclient import codec
 from fedclient.errors import CodecError, ModelError
-from fedclient.training.delta import clip, output_mask, rare_classes
+from fedclient.training.delta import clip, kept_back, output_mask, rare_classes
 from fedclient.training.loop import HeadTraining
 from fedclient.values import Plan, TensorSpec
 
@@ -54,13 +54,16 @@ def pack(
 ) -> Packed:
     """Encode the trained weights less `base`, plus `residual`; all flat float32 [P].
 
-    The delta is clipped to the plan's norm bound before anything is added, and so is the
-    sum: what is left over can then never be longer than the bound either.
+    Personal layers and statistics are exactly zero in all of it, whatever the weights and `residual`
+    have there.  The delta is clipped to the plan's norm bound before anything is added, and so is
+    the sum: what is left over can then never be longer than the bound either.
     """
     model, plan = training.model, training.plan
     trained = model.get_weights()
     withheld = rare_classes(training.examples, model.classes, min_per_class)
-    wanted = clip(trained - base, plan.norm_bound) + residual
+    kept = kept_back(model.tensors)
+    wanted = clip(np.where(kept, np.float32(0), trained - base), plan.norm_bound) + residual
+    wanted[kept] = 0.0
     if withheld.any():
         model.set_weights(base)
         wanted[output_mask(model, withheld)] = 0.0
@@ -68,7 +71,7 @@ def pack(
     wanted = clip(wanted, plan.norm_bound)
     if not np.isfinite(wanted).all():
         raise ModelError("the trained weights are not finite: the plan's learning rate is too high")
-    encoded = _encode_within(wanted, model.tensors, plan)
+    encoded = _encode_within(wanted, model.tensors, _of_what_is_sent(plan, kept))
     return Packed(
         body=encoded.body,
         residual=clip(wanted - encoded.decoded, plan.norm_bound),
@@ -80,6 +83,16 @@ def pack(
             "encoded": len(encoded.body),
         },
     )
+
+
+def _of_what_is_sent(plan: Plan, kept: NDArray[np.bool_]) -> Plan:
+    """Count the plan's density on the elements that can be sent: a personal layer buys no room for others."""
+    if not kept.any():
+        return plan
+    share = 1 - np.count_nonzero(kept) / kept.size
+    if not share:
+        raise ModelError("every tensor of the head is personal or a statistic: there is nothing to federate")
+    return replace(plan, codec=replace(plan.codec, density=plan.codec.density * share))
 
 
 def _encode_within(wanted: NDArray[np.float32], tensors: tuple[TensorSpec, ...], plan: Plan) -> codec.Encoded:

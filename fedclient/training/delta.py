@@ -3,7 +3,7 @@
 For a dense softmax head the gradient of a class's row is a sum over that class's examples;
 with few of them, weight delta over bias delta is nearly one example's embedding.  So rows of
 classes with too few examples are neither sent nor kept (PROTOCOL 8).  It reduces the leak;
-it is no guarantee.
+it is no guarantee.  Personal layers and feature statistics are no part of a delta at all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ def clip(vector: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
     return vector if norm <= bound else (vector * np.float32(bound / norm)).astype(np.float32)
 
 
+def kept_back(tensors: tuple[TensorSpec, ...]) -> NDArray[np.bool_]:
+    """Mark the elements of the flat head that no training sends: personal layers and feature statistics."""
+    marks = [np.full(tensor.size, tensor.is_personal or tensor.is_statistic) for tensor in tensors]
+    return np.concatenate(marks) if marks else np.zeros(0, dtype=bool)
+
+
 def rare_classes(examples: Examples, classes: int, min_per_class: int) -> NDArray[np.bool_]:
     """Mark the classes, of `classes`, with fewer than `min_per_class` distinct examples.
 
@@ -49,8 +55,8 @@ def output_mask(model: TrainableModel, rare: NDArray[np.bool_]) -> NDArray[np.bo
     Which axis of which tensor holds the classes is not believed but tried: a shift of class
     0's slice of the output layer moves that class's logit against the others, and nothing
     else.  Where the trial moves nothing at all, the axis is taken for one that holds the
-    classes: too much is withheld rather than too little.  Raises PrivacyFloor when a rare
-    class's row is not found.
+    classes: too much is withheld rather than too little.  Statistics of features have no classes.
+    Raises PrivacyFloor when a rare class's row is not found.
     """
     before = model.get_weights()
     marked = np.zeros(len(before), dtype=bool)
@@ -70,7 +76,7 @@ def output_mask(model: TrainableModel, rare: NDArray[np.bool_]) -> NDArray[np.bo
 
 def _class_axes(model: TrainableModel, tensor: TensorSpec, part: slice, classes: int) -> list[int]:
     """Return the axes of `tensor` that hold the classes, by trial on each axis of that length."""
-    axes = [axis for axis, length in enumerate(tensor.shape) if length == classes]
+    axes = [axis for axis, length in enumerate(tensor.shape) if length == classes and not tensor.is_statistic]
     moved = {axis: _moved(model, tensor, part, axis) for axis in axes}
     return [axis for axis in axes if moved[axis] == {0}] or [axis for axis in axes if not moved[axis]]
 
