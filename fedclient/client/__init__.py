@@ -1,4 +1,4 @@
-"""The agent: the long-lived process that carries out what `session.py` decides.
+"""The agent: the long-lived process that carries out what `session` decides.
 
 It never imports NumPy or a TFLite runtime; whatever needs them happens in the trainer.
 """

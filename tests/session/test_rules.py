@@ -46,7 +46,7 @@ from fedclient.session import (
     step,
 )
 from fedclient.storage import Database
-from fedclient.values import NO_HEAD, HeadVersion, Phase, Reason, ReceiptStatus
+from fedclient.values import NO_HEAD, HeadVersion, Reason, ReceiptStatus
 
 V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
 NEXT_GENERATION = HeadVersion(2, 4)
@@ -221,25 +221,6 @@ def test_rule_4_5_6_7_what_an_event_leads_to(state, event, after, actions) -> No
 @pytest.mark.parametrize(("state", "event"), NOTHING, ids=repr)
 def test_rule_4_1_4_3_an_event_that_does_not_fit_changes_nothing(state, event) -> None:
     assert step(state, event) == (state, ())
-
-
-@pytest.mark.parametrize(
-    ("state", "phase"),
-    [
-        (NONE, Phase.UNENROLLED),
-        (PENDING, Phase.ENROLLING),
-        (REFUSED, Phase.REFUSED),
-        (IDLE, Phase.IDLE),
-        (FETCHING, Phase.FETCHING),
-        (WAITING, Phase.WAITING),
-        (PAUSED, Phase.WAITING),
-        (TRAINING, Phase.TRAINING),
-        (DROPPING, Phase.TRAINING),
-        (SENDING, Phase.SENDING),
-    ],
-)
-def test_each_state_has_a_word(state, phase) -> None:
-    assert state.phase is phase
 
 
 def test_rule_5_5_a_job_on_an_older_base_goes_on_while_the_newer_head_is_fetched() -> None:

@@ -26,249 +26,47 @@ An event that does not fit changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
-from fedclient.values import NO_HEAD, HeadVersion, Phase, Reason, ReceiptStatus
+from fedclient.session.actions import (
+    Action,
+    Adopt,
+    DropJob,
+    FallBack,
+    Fetch,
+    Outcome,
+    Publish,
+    SendEnrolment,
+    Settle,
+    StopTrainer,
+    Train,
+)
+from fedclient.session.events import (
+    Again,
+    Cause,
+    Connected,
+    Crashed,
+    Eligible,
+    Enrolled,
+    Enrolling,
+    EnrolmentRefused,
+    Event,
+    Finished,
+    HeadLost,
+    HeadReady,
+    Heads,
+    Ineligible,
+    Invited,
+    NewHead,
+    Receipted,
+    Restarted,
+    RetryDue,
+    Stopped,
+)
+from fedclient.session.state import Enrolment, State
+from fedclient.values import HeadVersion, Reason, ReceiptStatus
 
 MAX_FAILURES = 3  # after as many failed trainers in a row, a head is given up until the next one
-
-
-class Enrolment(str, Enum):
-    """How far this device is with joining a federation."""
-
-    NONE = "none"
-    PENDING = "pending"
-    DONE = "done"
-    REFUSED = "refused"
-
-
-class Outcome(str, Enum):
-    """What an outbox row becomes when it is settled; see PROTOCOL 5.3 for the residual."""
-
-    COUNTED = "counted"
-    RETURNED = "returned"  # given back to the residual once
-    REFUSED = "refused"  # never given back, and the residual is reset
-
-
-class Cause(str, Enum):
-    """Why a trainer ended without a result."""
-
-    CRASH = "crash"  # killed, out of memory, hung: may go better next time
-    DATA = "data"  # too few or unfit samples: a new job, when there are others
-    MODEL = "model"  # this runtime cannot train this model
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class State:
-    """All that is remembered between events, and across power cuts."""
-
-    enrolment: Enrolment = Enrolment.NONE
-    request: str = ""  # hash of the enrolment request this state follows from
-    refusal: Reason = Reason.NONE
-    floor: HeadVersion = NO_HEAD
-    current: HeadVersion | None = None
-    wanted: HeadVersion | None = None
-    job: HeadVersion | None = None  # the head the job in hand is based on
-    running: bool = False  # a trainer works on it now
-    dropping: bool = False  # the trainer was stopped for good: a newer head does not let it finish
-    unsettled: int | None = None  # counter of the update that waits for its receipt
-    done: HeadVersion | None = None
-    unfit: HeadVersion | None = None  # cannot be trained here, so apps do not predict with it either
-    failures: int = 0
-
-    @property
-    def phase(self) -> Phase:
-        """What to call this state to a person."""
-        if self.enrolment is not Enrolment.DONE:
-            phases = {Enrolment.NONE: Phase.UNENROLLED, Enrolment.PENDING: Phase.ENROLLING}
-            return phases.get(self.enrolment, Phase.REFUSED)
-        if self.running:
-            return Phase.TRAINING
-        if self.unsettled is not None:
-            return Phase.SENDING
-        if self.wanted is not None:
-            return Phase.FETCHING
-        return Phase.WAITING if self.may_train else Phase.IDLE
-
-    @property
-    def may_train(self) -> bool:
-        """Whether a job is waiting for a good moment, or could be started in one."""
-        if self.enrolment is not Enrolment.DONE or self.unsettled is not None or self.running:
-            return False
-        if self.job is not None:
-            return self.job != self.wanted
-        fresh = self.current is not None and (self.done is None or self.current > self.done)
-        return fresh and self.wanted is None
-
-
-# --- events -----------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Invited:
-    """An invitation is stored, and `request` (its hash, in hex) was made from it."""
-
-    floor: HeadVersion
-    request: str
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolled:
-    """The gateway's signed receipt says yes."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolmentRefused:
-    """The gateway's signed receipt says no."""
-
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """The agent starts: no trainer runs; the outbox says what is unsettled."""
-
-    unsettled: int | None
-    unsettled_base: HeadVersion | None
-    job: HeadVersion | None
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The broker accepted this device and its subscriptions were sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewHead:
-    """A verified manifest; `job_may_finish` is rule 5.5 judged against the job in hand."""
-
-    version: HeadVersion
-    job_may_finish: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class HeadReady:
-    """Model and head of this version are stored whole and verified."""
-
-    version: HeadVersion
-
-
-@dataclass(frozen=True, slots=True)
-class HeadLost:
-    """The stored bytes of this head or its model are damaged or gone."""
-
-    version: HeadVersion
-
-
-@dataclass(frozen=True, slots=True)
-class Eligible:
-    """The scheduler says: now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ineligible:
-    """The scheduler says: not now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The trainer's transaction put this update into the outbox."""
-
-    counter: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The trainer ended as it was asked to; its checkpoint is stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Crashed:
-    """The trainer ended without a result."""
-
-    cause: Cause
-
-
-@dataclass(frozen=True, slots=True)
-class Receipted:
-    """A verified receipt for the envelope of update `counter`."""
-
-    counter: int
-    status: ReceiptStatus
-    reason: Reason = Reason.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class RetryDue:
-    """It is time to offer again what has no answer yet."""
-
-
-_Enrolling = Invited | Enrolled | EnrolmentRefused
-_Heads = NewHead | HeadReady | HeadLost
-_Again = Restarted | Connected | RetryDue
-Event = _Enrolling | _Heads | _Again | Eligible | Ineligible | Finished | Stopped | Crashed | Receipted
-
-
-# --- actions ----------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class SendEnrolment:
-    """Publish the stored enrolment request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Get model and head of this version, as far as they are not here."""
-
-    version: HeadVersion
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Make this head the one that apps predict with."""
-
-    version: HeadVersion
-
-
-@dataclass(frozen=True, slots=True)
-class Train:
-    """Start a trainer for a job on this head, new or resumed."""
-
-    version: HeadVersion
-
-
-@dataclass(frozen=True, slots=True)
-class StopTrainer:
-    """Ask the trainer to checkpoint and end."""
-
-
-@dataclass(frozen=True, slots=True)
-class DropJob:
-    """Forget the job and its checkpoint; the residual is untouched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Publish the outbox row of this counter, the same bytes as ever."""
-
-    counter: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Mark the outbox row of this counter."""
-
-    counter: int
-    outcome: Outcome
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class FallBack:
-    """A head could not be trained here at all: apps go back to the one before."""
-
-    version: HeadVersion
-
-
-Action = SendEnrolment | Fetch | Adopt | Train | StopTrainer | DropJob | Publish | Settle | FallBack
 
 _OUTCOMES = {
     ReceiptStatus.COUNTED: Outcome.COUNTED,
@@ -292,7 +90,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             return _work(state, event)
 
 
-def _enrolment(state: State, event: _Enrolling) -> tuple[State, tuple[Action, ...]]:
+def _enrolment(state: State, event: Enrolling) -> tuple[State, tuple[Action, ...]]:
     match state.enrolment, event:
         case Enrolment.PENDING, Invited(_, request) if request == state.request:
             return state, (SendEnrolment(),)
@@ -308,7 +106,7 @@ def _enrolment(state: State, event: _Enrolling) -> tuple[State, tuple[Action, ..
     return state, ()
 
 
-def _heads(state: State, event: _Heads) -> tuple[State, tuple[Action, ...]]:
+def _heads(state: State, event: Heads) -> tuple[State, tuple[Action, ...]]:
     if state.enrolment is not Enrolment.DONE:
         return state, ()
     match event:
@@ -334,7 +132,7 @@ def _is_new(state: State, version: HeadVersion) -> bool:
     return version > state.floor or (version == state.floor and empty)
 
 
-def _again(state: State, event: _Again) -> tuple[State, tuple[Action, ...]]:
+def _again(state: State, event: Again) -> tuple[State, tuple[Action, ...]]:
     if isinstance(event, Restarted):
         return _restarted(state, event)
     match state:
