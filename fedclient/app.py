@@ -7,6 +7,7 @@ Reads `current/` of the state folder and nothing else, so that an app in the gro
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient import config, runtime
-from fedclient.device.slots import Slots
-from fedclient.errors import DataError
+from fedclient.device.slots import Slot, Slots
+from fedclient.device.tuned import Tuned, TunedHead
+from fedclient.errors import DataError, ModelError
 from fedclient.values import HeadVersion
 
 
 class CurrentModel:
-    """The model with the head that the agent adopted last; made by `load_model`."""
+    """The model with the head that the agent adopted last; made by `load_model`.
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+    `version` and `labels` are that head's.  `personal` says whether a copy of it that was tuned on this
+    device's own samples predicts in its place (`[adoption] personal`).
+    """
+
+    def __init__(self, current: Path) -> None:
+        self._slots = Slots(current)
+        self._tuned = TunedHead(current)
         self._loaded: tuple[str, runtime.TrainableModel] | None = None
-        self._load()
+        self._used: tuple[Slot, Tuned | None] = self._load()
 
-    def _load(self) -> None:
+    def _load(self) -> tuple[Slot, Tuned | None]:
         slot, model, head = self._slots.read()
         loaded = self._loaded
         if loaded is None or loaded[0] != slot.model_sha256:
             loaded = (slot.model_sha256, runtime.load(model))
-        loaded[1].set_weights(np.frombuffer(head, "<f4").astype(np.float32))
+        tuned = self._set(loaded[1], slot, head)
         self._loaded = loaded  # only now: what cannot be used changes nothing
         self.version: HeadVersion = slot.version
         self.labels: tuple[str, ...] = slot.labels
+        return slot, tuned
+
+    def _set(self, model: runtime.TrainableModel, slot: Slot, head: bytes) -> Tuned | None:
+        """Give `model` the copy of `head` that was tuned here, where there is a sound one, else `head`."""
+        tuned, copy = self._tuned.read(slot) or (None, b"")
+        if len(copy) == len(head):
+            with suppress(ModelError):  # whoever may write in this folder may have put anything there
+                model.set_weights(_flat(copy))
+                return tuned
+        model.set_weights(_flat(head))
+        return None
+
+    @property
+    def personal(self) -> bool:
+        """Whether a copy of the head that was tuned on this device is in use."""
+        return self._used[1] is not None
 
     @property
     def _model(self) -> runtime.TrainableModel:
@@ -60,14 +83,18 @@ class CurrentModel:
         return logits[0] if single else logits
 
     def refresh(self) -> bool:
-        """Take up a newer head if there is one; True when the head changed.
+        """Take up a newer head, or a newly tuned copy of this one, if there is one; True when it changed.
 
         Raises as `load_model` does; the head in use stays then.
         """
-        slot, before = self._slots.active(), self.version
-        if slot is not None and slot.version != before:
-            self._load()
-        return self.version != before
+        slot, before = self._slots.active(), self._used
+        if slot is not None and (slot, self._tuned.beside(slot)) != before:
+            self._used = self._load()
+        return self._used != before
+
+
+def _flat(head: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(head, "<f4").astype(np.float32)
 
 
 def load_model(state: Path | str | None = None) -> CurrentModel:
@@ -77,4 +104,4 @@ def load_model(state: Path | str | None = None) -> CurrentModel:
     ConfigError when it is the config file that says where, and cannot be read.
     """
     folder = config.load(None, os.environ).state if state is None else Path(state)
-    return CurrentModel(Slots(folder / "current"))
+    return CurrentModel(folder / "current")

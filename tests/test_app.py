@@ -14,9 +14,10 @@ import pytest
 import fedclient
 from fedclient import runtime
 from fedclient.device.slots import Slots
+from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import DataError, ModelError, NoModelYet, StorageError
 from fedclient.model.head import write_head
-from fedclient.values import HeadVersion
+from fedclient.values import HeadVersion, Manifest
 from fedclient.wire.blobs import split
 from tests.runtime.models import FEATURES, Foreign, build
 from tests.wire.golden import MANIFEST
@@ -30,14 +31,15 @@ def adopt(state: Path, version: int, model: bytes = MODEL, parameters: int | Non
     (state / "current").mkdir(parents=True, exist_ok=True)
     size = 15 if parameters is None else parameters
     weights = np.random.default_rng(version).normal(size=size).astype(np.float32)
-    manifest = replace(
-        MANIFEST,
-        head_version=HeadVersion(1, version),
-        model=split(model).ref,
-        head=split(weights.tobytes()).ref,
-    )
-    Slots(state / "current").adopt(manifest, model, weights.tobytes())
+    data = weights.tobytes()
+    Slots(state / "current").adopt(manifest(version, model, data), model, data)
     return weights
+
+
+def manifest(version: int, model: bytes, head: bytes) -> Manifest:
+    return replace(
+        MANIFEST, head_version=HeadVersion(1, version), model=split(model).ref, head=split(head).ref
+    )
 
 
 def expected(weights: np.ndarray) -> np.ndarray:
@@ -105,6 +107,94 @@ def test_the_state_folder_follows_the_rules_of_the_commands(tmp_path, monkeypatc
     adopt(tmp_path, 5)
     monkeypatch.setenv("FEDCLIENT_STATE", str(tmp_path))
     assert fedclient.load_model().version == HeadVersion(1, 5)
+
+
+def tune(state: Path, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """What a trainer leaves for the head that is active now."""
+    if weights is None:
+        weights = np.random.default_rng(seed).normal(size=15).astype(np.float32)
+    slot = Slots(state / "current").active()
+    assert slot is not None
+    tuned = Tuned(
+        generation=slot.version.generation, version=slot.version.version, adopted_sha256=slot.head_sha256,
+        head_sha256=hashlib.sha256(weights.tobytes()).hexdigest(), samples_epoch=0, holdout=20,
+        accuracy=0.9, adopted_accuracy=0.8,
+    )  # fmt: skip
+    TunedHead(state / "current").save(tuned, weights.tobytes())
+    return weights
+
+
+class TestWithATunedHead:
+    """A copy of the adopted head that was tuned here is used while that head is the active one."""
+
+    def test_it_is_preferred_and_the_version_stays_the_global_one(self, tmp_path) -> None:
+        adopt(tmp_path, 1)
+        tuned = tune(tmp_path, 50)
+        model = fedclient.load_model(tmp_path)
+        assert model.personal
+        assert model.version == HeadVersion(1, 1)
+        np.testing.assert_array_equal(model.predict(X), expected(tuned))
+        assert not model.refresh()
+
+    def test_refresh_notices_a_new_one_and_leaves_it_with_the_next_head(self, tmp_path) -> None:
+        first = adopt(tmp_path, 1)
+        model = fedclient.load_model(tmp_path)
+        assert not model.personal
+        for seed in (50, 51):
+            tuned = tune(tmp_path, seed)
+            assert model.refresh()
+            assert model.personal
+            assert model.version == HeadVersion(1, 1)
+            np.testing.assert_array_equal(model.predict(X), expected(tuned))
+            assert not model.refresh()
+        second = adopt(tmp_path, 2)
+        assert model.refresh()
+        assert not model.personal
+        np.testing.assert_array_equal(model.predict(X), expected(second))
+        Slots(tmp_path / "current").fall_back(HeadVersion(1, 2))
+        assert model.refresh()
+        assert model.personal  # it was tuned beside the head that serves again
+        TunedHead(tmp_path / "current").remove()
+        assert model.refresh()
+        assert not model.personal
+        np.testing.assert_array_equal(model.predict(X), expected(first))
+
+    def test_a_damaged_one_leaves_the_adopted_head(self, tmp_path) -> None:
+        weights = adopt(tmp_path, 1)
+        tune(tmp_path, 50)
+        path = tmp_path / "current" / "personal"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        model = fedclient.load_model(tmp_path)
+        assert not model.personal
+        np.testing.assert_array_equal(model.predict(X), expected(weights))
+        assert not model.refresh()
+
+    @pytest.mark.parametrize("size", [0, 14, 16])
+    def test_one_of_another_size_leaves_the_adopted_head(self, tmp_path, size) -> None:
+        weights = adopt(tmp_path, 1)
+        tune(tmp_path, 50, np.ones(size, np.float32))
+        model = fedclient.load_model(tmp_path)
+        assert not model.personal
+        np.testing.assert_array_equal(model.predict(X), expected(weights))
+
+    def test_one_that_is_not_finite_leaves_the_adopted_head(self, tmp_path) -> None:
+        weights = adopt(tmp_path, 1)
+        tune(tmp_path, 50, np.full(15, np.nan, np.float32))
+        model = fedclient.load_model(tmp_path)
+        assert not model.personal
+        np.testing.assert_array_equal(model.predict(X), expected(weights))
+
+    def test_a_head_adopted_again_with_other_bytes_is_taken_up(self, tmp_path) -> None:
+        """A personal layer that was trained since is put over the same version."""
+        adopt(tmp_path, 1)
+        tune(tmp_path, 50)
+        model = fedclient.load_model(tmp_path)
+        slots = Slots(tmp_path / "current")
+        other = np.arange(15, dtype=np.float32)
+        slots.adopt(manifest(1, MODEL, other.tobytes()), MODEL, other.tobytes())
+        assert model.refresh()
+        assert not model.personal  # it was tuned beside other bytes
+        np.testing.assert_array_equal(model.predict(X), expected(other))
 
 
 @pytest.mark.parametrize("x", [[0, 1, 2, 3], (0.0, 1.0, 2.0, 3.0), np.arange(4), np.arange(4, dtype="f8")])
