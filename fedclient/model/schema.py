@@ -26,12 +26,14 @@ class Model(IntEnum):
     BUFFERS = 4
     METADATA = 6
     SIGNATURES = 7
+    EXTERNAL_BUFFERS = 9
 
 
 class OperatorCode(IntEnum):
     """`table OperatorCode`."""
 
     DEPRECATED_CODE = 0
+    CUSTOM = 1
     VERSION = 2
     CODE = 3
 
@@ -53,7 +55,22 @@ class Tensor(IntEnum):
     TYPE = 1
     BUFFER = 2
     NAME = 3
+    QUANTIZATION = 4
+    IS_VARIABLE = 5
+    SPARSITY = 6
     SHAPE_SIGNATURE = 7
+    HAS_RANK = 8
+    VARIANT = 9
+    EXTERNAL_BUFFER = 10
+
+
+class Quantization(IntEnum):
+    """`table QuantizationParameters`; slots 0 and 1, the range seen in training, are for people."""
+
+    SCALE = 2
+    ZERO_POINT = 3
+    DETAILS_TYPE = 4
+    DIMENSION = 6
 
 
 class Operator(IntEnum):
@@ -64,12 +81,19 @@ class Operator(IntEnum):
     OUTPUTS = 2
     OPTIONS_TYPE = 3
     OPTIONS = 4
+    CUSTOM_OPTIONS = 5
+    CUSTOM_FORMAT = 6
+    MUTATING = 7
+    INTERMEDIATES = 8
+    LARGE_OPTIONS = 9
+    OPTIONS_2_TYPE = 11
 
 
 class Buffer(IntEnum):
-    """`table Buffer`."""
+    """`table Buffer`; one with an offset lies outside of the FlatBuffer."""
 
     DATA = 0
+    OFFSET = 1
 
 
 class Metadata(IntEnum):
@@ -99,31 +123,67 @@ class TensorType(IntEnum):
     """`enum TensorType`."""
 
     FLOAT32 = 0
+    FLOAT16 = 1
     INT32 = 2
     UINT8 = 3
+    INT64 = 4
+    STRING = 5
     BOOL = 6
+    INT16 = 7
+    COMPLEX64 = 8
+    INT8 = 9
+    FLOAT64 = 10
+    COMPLEX128 = 11
+    UINT64 = 12
     RESOURCE = 13
+    VARIANT = 14
+    UINT32 = 15
+    UINT16 = 16
+    INT4 = 17
 
 
 class Op(IntEnum):
-    """`enum BuiltinOperator`; all are version 1."""
+    """`enum BuiltinOperator`: the operators that we write, and those that call another graph."""
 
+    ADD = 0
+    AVERAGE_POOL_2D = 1
+    CONV_2D = 3
+    DEPTHWISE_CONV_2D = 4
+    DEQUANTIZE = 6
     FULLY_CONNECTED = 9
+    LOGISTIC = 14
     MUL = 18
+    RELU = 19
     RESHAPE = 22
+    SOFTMAX = 25
+    CALL = 31
+    CUSTOM = 32
+    TRANSPOSE = 39
     MEAN = 40
     SUB = 41
     DIV = 42
+    SQUEEZE = 43
+    UNIDIRECTIONAL_SEQUENCE_LSTM = 44
+    STRIDED_SLICE = 45
     EXP = 47
     LOG_SOFTMAX = 50
     CAST = 53
     MAXIMUM = 55
+    LESS = 58
     NEG = 59
     GREATER = 61
     SUM = 74
+    SQRT = 75
+    RSQRT = 76
     SHAPE = 77
+    POW = 78
+    PACK = 83
     ONE_HOT = 85
+    SQUARE = 92
     FILL = 94
+    QUANTIZE = 114
+    IF = 118
+    WHILE = 119
     BATCH_MATMUL = 126
     CALL_ONCE = 129
     VAR_HANDLE = 142
@@ -131,24 +191,42 @@ class Op(IntEnum):
     ASSIGN_VARIABLE = 144
 
 
-OPTIONS: Final = {  # `union BuiltinOptions`: which of its members each operator carries
+OPTIONS: Final = {  # `union BuiltinOptions`: which of its members each operator carries; the others none
+    Op.CONV_2D: 1,  # Conv2DOptions
+    Op.DEPTHWISE_CONV_2D: 2,  # DepthwiseConv2DOptions
+    Op.AVERAGE_POOL_2D: 5,  # Pool2DOptions
     Op.FULLY_CONNECTED: 8,
+    Op.SOFTMAX: 9,
+    Op.ADD: 11,
+    Op.CALL: 16,
     Op.RESHAPE: 17,
     Op.MUL: 21,
+    Op.TRANSPOSE: 26,
     Op.MEAN: 27,  # ReducerOptions
-    Op.SUM: 27,
+    Op.SUM: 27,  # ReducerOptions
     Op.SUB: 28,
     Op.DIV: 29,
+    Op.SQUEEZE: 30,
+    Op.STRIDED_SLICE: 32,
     Op.EXP: 33,
     Op.LOG_SOFTMAX: 36,
     Op.CAST: 37,
+    Op.DEQUANTIZE: 38,
     Op.MAXIMUM: 39,  # MaximumMinimumOptions
+    Op.LESS: 41,
     Op.NEG: 42,
     Op.GREATER: 44,
     Op.SHAPE: 55,
+    Op.POW: 56,
+    Op.PACK: 59,
     Op.ONE_HOT: 61,
+    Op.SQUARE: 66,
     Op.FILL: 68,
-    Op.BATCH_MATMUL: 101,
+    Op.UNIDIRECTIONAL_SEQUENCE_LSTM: 71,  # UnidirectionalSequenceLSTMOptions
+    Op.QUANTIZE: 89,
+    Op.IF: 92,
+    Op.WHILE: 93,
+    Op.BATCH_MATMUL: 101,  # BatchMatMulOptions
     Op.CALL_ONCE: 103,
     Op.VAR_HANDLE: 111,
     Op.READ_VARIABLE: 112,

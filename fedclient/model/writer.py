@@ -7,41 +7,51 @@ The same calls give the same bytes.  A dimension of -1 is dynamic: it is written
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from fedclient.errors import UsageError
 from fedclient.model import schema
+from fedclient.model.layout import Field, Scalar, Table, Vector, lay_out
+from fedclient.model.schema import Op, TensorType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from fedclient.model.schema import Op
+    from fedclient.model.copying import Copied
+
+__all__ = ["Field", "Graph", "ModelWriter", "Quantization", "Scalar", "Shape", "Table", "Vector"]
 
 TYPES = {
-    np.dtype(np.float32): schema.TensorType.FLOAT32,
-    np.dtype(np.int32): schema.TensorType.INT32,
-    np.dtype(np.uint8): schema.TensorType.UINT8,
+    np.dtype(np.float32): TensorType.FLOAT32,
+    np.dtype(np.float16): TensorType.FLOAT16,
+    np.dtype(np.int32): TensorType.INT32,
+    np.dtype(np.uint8): TensorType.UINT8,
+    np.dtype(np.int64): TensorType.INT64,
+    np.dtype(np.bool_): TensorType.BOOL,
+    np.dtype(np.int16): TensorType.INT16,
+    np.dtype(np.int8): TensorType.INT8,
+}
+DEQUANTIZE_VERSIONS = {
+    TensorType.UINT8: 1,
+    TensorType.INT8: 2,
+    TensorType.FLOAT16: 3,
+    TensorType.INT16: 3,
 }
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A number in a table, with the width that the schema gives it."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantization:
+    """real = scale * (number - zero point); one pair, or one per slice along `dimension`."""
 
-    kind: Literal["Bool", "Int8", "Uint8", "Int32", "Uint32"]
-    value: int
-
-
-# What a field of a table may hold: a tuple is a vector of int32, a list is a vector of tables.
-Field = Union[Scalar, str, bytes, tuple[int, ...], "Table", "list[Table]"]
-Table = Mapping[int, Field]
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    dimension: int = 0
 
 
 class Graph:
@@ -56,7 +66,14 @@ class Graph:
         self._inputs: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
 
-    def tensor(self, shape: Shape, kind: schema.TensorType, name: str = "", data: bytes = b"") -> int:
+    def adopt(self, copied: Copied) -> None:
+        """Begin with the tensors and operators of another file, which are written once for all graphs."""
+        if self._tensors:
+            raise ValueError("copied tensors keep their numbers: adopt them before any other")
+        self._tensors.extend(copied.tensors)
+        self._operators.extend(copied.operators)
+
+    def tensor(self, shape: Shape, kind: TensorType, name: str = "", data: bytes = b"") -> int:
         table: dict[int, Field] = {
             schema.Tensor.SHAPE: tuple(max(size, 1) for size in shape),
             schema.Tensor.TYPE: Scalar("Int8", kind),
@@ -68,6 +85,29 @@ class Graph:
         self._tensors.append(table)
         return len(self._tensors) - 1
 
+    def variable(self, shape: Shape, kind: TensorType, name: str = "") -> int:
+        """Add a tensor that keeps its value from one call to the next, zeros at first."""
+        tensor = self.tensor(shape, kind, name)
+        self._tensors[tensor] = {**self._tensors[tensor], schema.Tensor.IS_VARIABLE: Scalar("Bool", 1)}
+        return tensor
+
+    def quantize(self, tensor: int, how: Quantization) -> int:
+        """Say what the integers of a tensor stand for; return the tensor."""
+        count = len(how.scale)
+        parameters: Table = {
+            schema.Quantization.SCALE: Vector(4, struct.pack(f"<{count}f", *how.scale)),
+            schema.Quantization.ZERO_POINT: Vector(
+                8, struct.pack(f"<{len(how.zero_point)}q", *how.zero_point)
+            ),
+            schema.Quantization.DIMENSION: Scalar("Int32", how.dimension),
+        }
+        self._tensors[tensor] = {**self._tensors[tensor], schema.Tensor.QUANTIZATION: parameters}
+        return tensor
+
+    def kind(self, tensor: int) -> int:
+        """Return the TensorType of a tensor."""
+        return int(cast("Scalar", self._tensors[tensor].get(schema.Tensor.TYPE, Scalar("Int8", 0))).value)
+
     def constant(self, value: NDArray[Any]) -> int:
         # The file format is little-endian, whatever machine writes it.
         data = value.astype(value.dtype.newbyteorder("<")).tobytes()
@@ -78,27 +118,57 @@ class Graph:
         self._inputs[name] = tensor
         return tensor
 
+    def feed(self, name: str, tensor: int) -> None:
+        """Make a tensor that exists already an input: that of a copied backbone."""
+        self._inputs[name] = tensor
+
     def output(self, name: str, tensor: int) -> None:
         self._outputs[name] = tensor
 
-    def op(self, op: Op, inputs: Sequence[int], shape: Shape, options: Table | None = None) -> int:
+    def op(
+        self, op: Op, inputs: Sequence[int], shape: Shape, options: Table | None = None, version: int = 1
+    ) -> int:
         """Add an operator with one float32 output."""
-        return self.typed_op(op, inputs, self.tensor(shape, schema.TensorType.FLOAT32), options)
+        return self.typed_op(op, inputs, self.tensor(shape, TensorType.FLOAT32), options, version)
 
     def typed_op(
-        self, op: Op, inputs: Sequence[int], output: int | None, options: Table | None = None
+        self,
+        op: Op,
+        inputs: Sequence[int],
+        output: int | None,
+        options: Table | None = None,
+        version: int = 1,
     ) -> int:
         """Add an operator whose output tensor exists already, or that has none; return that tensor."""
+        outputs = () if output is None else (output,)
+        self.many_op(self._model.code(op, version), inputs, outputs, self._options(op, options))
+        return -1 if output is None else output
+
+    def many_op(
+        self, code: int, inputs: Sequence[int], outputs: Sequence[int], options: Table | None = None
+    ) -> None:
+        """Add an operator by the model's number for its code, with any number of outputs."""
         self._operators.append(
             {
-                schema.Operator.CODE_INDEX: Scalar("Uint32", self._model.code(op)),
+                schema.Operator.CODE_INDEX: Scalar("Uint32", code),
                 schema.Operator.INPUTS: tuple(inputs),
-                schema.Operator.OUTPUTS: () if output is None else (output,),
-                schema.Operator.OPTIONS_TYPE: Scalar("Uint8", schema.OPTIONS[op]),
-                schema.Operator.OPTIONS: options or {},
+                schema.Operator.OUTPUTS: tuple(outputs),
+                **(options or {}),
             }
         )
-        return -1 if output is None else output
+
+    def dequantize(self, tensor: int, shape: Shape) -> int:
+        """Turn a quantised or float16 tensor into float32."""
+        version = DEQUANTIZE_VERSIONS[TensorType(self.kind(tensor))]
+        return self.op(Op.DEQUANTIZE, [tensor], shape, version=version)
+
+    def _options(self, op: Op, options: Table | None) -> Table:
+        if op not in schema.OPTIONS:
+            return {}
+        return {
+            schema.Operator.OPTIONS_TYPE: Scalar("Uint8", schema.OPTIONS[op]),
+            schema.Operator.OPTIONS: options or {},
+        }
 
     def table(self) -> Table:
         return {
@@ -125,8 +195,8 @@ class ModelWriter:
         self._description = description
         self._graphs: list[Graph] = []
         self._signatures: list[Graph] = []
-        self._codes: list[Op] = []
-        self._buffers: list[bytes] = [b""]  # by convention, buffer 0 is the empty one
+        self._codes: dict[tuple[int, int, str], int] = {}
+        self._buffers: dict[bytes, int] = {b"": 0}  # by convention, buffer 0 is the empty one
         self._metadata: list[Table] = []
 
     def graph(self, name: str, *, signature: bool = True) -> Graph:
@@ -137,15 +207,18 @@ class ModelWriter:
             self._signatures.append(graph)
         return graph
 
-    def buffer(self, data: bytes) -> int:
-        if data not in self._buffers:
-            self._buffers.append(data)
-        return self._buffers.index(data)
+    @property
+    def graphs(self) -> int:
+        """How many graphs there are: the index of the next one."""
+        return len(self._graphs)
 
-    def code(self, op: Op) -> int:
-        if op not in self._codes:
-            self._codes.append(op)
-        return self._codes.index(op)
+    def buffer(self, data: bytes) -> int:
+        """Return the number of the buffer that holds `data`; equal bytes are written once."""
+        return self._buffers.setdefault(data, len(self._buffers))
+
+    def code(self, op: int, version: int = 1, custom: str = "") -> int:
+        """Return the number of an operator code; `custom`: the name of an operator that is not built in."""
+        return self._codes.setdefault((int(op), version, custom), len(self._codes))
 
     def metadata(self, name: str, data: bytes) -> None:
         number = Scalar("Uint32", self.buffer(data))
@@ -156,17 +229,16 @@ class ModelWriter:
 
         Raises UsageError when the `flatbuffers` package is not installed.
         """
-        return _finish(
-            {
-                schema.Model.VERSION: Scalar("Uint32", schema.SCHEMA_VERSION),
-                schema.Model.OPERATOR_CODES: [_operator_code(op) for op in self._codes],
-                schema.Model.SUBGRAPHS: [graph.table() for graph in self._graphs],
-                schema.Model.DESCRIPTION: self._description,
-                schema.Model.BUFFERS: [{schema.Buffer.DATA: data} if data else {} for data in self._buffers],
-                schema.Model.METADATA: self._metadata,
-                schema.Model.SIGNATURES: [graph.signature() for graph in self._signatures],
-            }
-        )
+        root: Table = {
+            schema.Model.VERSION: Scalar("Uint32", schema.SCHEMA_VERSION),
+            schema.Model.OPERATOR_CODES: [_operator_code(*code) for code in self._codes],
+            schema.Model.SUBGRAPHS: [graph.table() for graph in self._graphs],
+            schema.Model.DESCRIPTION: self._description,
+            schema.Model.BUFFERS: [{schema.Buffer.DATA: data} if data else {} for data in self._buffers],
+            schema.Model.METADATA: self._metadata,
+            schema.Model.SIGNATURES: [graph.signature() for graph in self._signatures],
+        }
+        return lay_out(root, 4096 + sum(map(len, self._buffers)))
 
 
 def _tensor_maps(tensors: Mapping[str, int]) -> list[Table]:
@@ -176,55 +248,12 @@ def _tensor_maps(tensors: Mapping[str, int]) -> list[Table]:
     ]
 
 
-def _operator_code(op: Op) -> Table:
-    return {
+def _operator_code(op: int, version: int, custom: str) -> Table:
+    table: dict[int, Field] = {
         schema.OperatorCode.DEPRECATED_CODE: Scalar("Int8", min(op, schema.PLACEHOLDER_CODE)),
-        schema.OperatorCode.VERSION: Scalar("Int32", 1),
+        schema.OperatorCode.VERSION: Scalar("Int32", version),
         schema.OperatorCode.CODE: Scalar("Int32", op),
     }
-
-
-def _finish(root: Table) -> bytes:
-    try:
-        import flatbuffers  # noqa: PLC0415 - only those who write models need it
-    except ImportError:
-        raise UsageError("writing a model needs flatbuffers: pip install 'fedclient[author]'") from None
-    builder = flatbuffers.Builder(4096)
-    builder.Finish(_write(builder, root), file_identifier=schema.FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def _write(builder: Any, table: Table) -> int:
-    """Write a table, children first, as FlatBuffers are built from the end; return its offset."""
-    children = {
-        slot: _write_child(builder, field) for slot, field in table.items() if not isinstance(field, Scalar)
-    }
-    builder.StartObject(max(table, default=-1) + 1)
-    for slot, field in table.items():
-        if isinstance(field, Scalar):
-            getattr(builder, f"Prepend{field.kind}Slot")(int(slot), int(field.value), 0)
-        else:
-            builder.PrependUOffsetTRelativeSlot(int(slot), children[slot], 0)
-    return int(builder.EndObject())
-
-
-def _write_child(builder: Any, field: str | bytes | Shape | Table | list[Table]) -> int:
-    if isinstance(field, str):
-        return int(builder.CreateString(field))
-    if isinstance(field, bytes):
-        builder.StartVector(1, len(field), schema.BUFFER_ALIGNMENT)
-        builder.head -= len(field)
-        builder.Bytes[builder.head : builder.head + len(field)] = field
-        return int(builder.EndVector())
-    if isinstance(field, Mapping):
-        return _write(builder, field)
-    if isinstance(field, tuple):
-        builder.StartVector(4, len(field), 4)
-        for number in reversed(field):
-            builder.PrependInt32(number)
-        return int(builder.EndVector())
-    offsets = [_write(builder, table) for table in field]
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
+    if custom:
+        table[schema.OperatorCode.CUSTOM] = custom
+    return table
