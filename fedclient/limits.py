@@ -56,6 +56,7 @@ DENSITIES: Final = (1e-6, 1.0)  # share of elements sent
 NORM_BOUNDS: Final = (1e-9, 1e9)  # L2, of a whole delta
 MOMENTA: Final = (0.0, 0.9999)  # beyond them a step never ends
 PENALTIES: Final = (0.0, 1e3)  # of l2 and mu; beyond them nothing is learnt
+MAX_FEATURE: Final = 2.0**27  # of a mean in feature statistics: raw readings of a 24-bit converter fit
 MAX_BUDGET_S: Final = 24 * 3600.0  # of one job's training
 COUNTER_MAX: Final = 2**63 - 1  # SQLite's integers
 

@@ -56,12 +56,15 @@ NO_HEAD = HeadVersion(0, 0)  # below every head that was ever published
 
 
 class CodecMode(IntEnum):
-    """How a delta becomes bytes; the numbers are on the wire."""
+    """How an update becomes bytes; the numbers are on the wire."""
 
     TOPK_INT8 = 1
     TOPK_SIGN = 2
     DENSE_INT8 = 3
-    EXACT = 4  # float32 of the statistics only: no plan asks for it by itself
+    EXACT = 4  # feature statistics as they are, no delta: what a plan with `statistics` means
+
+
+PLAN_CODECS = (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN, CodecMode.DENSE_INT8)  # those that a plan may name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +101,11 @@ class Plan:
     balanced: bool = False  # draw each class as often as any other
     budget_s: float = 0.0  # local training shall take no longer, after one epoch; 0: all epochs
     statistics: bool = False  # this version collects feature statistics; those after it train
+
+    @property
+    def body_codec(self) -> Codec:
+        """How the updates of this plan are encoded."""
+        return Codec(mode=CodecMode.EXACT) if self.statistics else self.codec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

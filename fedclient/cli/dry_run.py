@@ -23,9 +23,9 @@ from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
-from fedclient.values import CodecMode
+from fedclient.values import PLAN_CODECS
 
-_CODECS = tuple(mode.name.lower() for mode in CodecMode)  # as in a plan file
+_CODECS = tuple(mode.name.lower() for mode in PLAN_CODECS)  # as in a plan file
 _EPOCH_KEYS = ("loss", "accuracy", "holdout_accuracy")
 _TRAINER_KEYS = {"threads", "nice", "idle", "memory_mib"}
 

@@ -21,7 +21,7 @@ from fedclient.cli import gateway_devices
 from fedclient.cli.desk import open_desk, state_folder
 from fedclient.cli.main import become_owner, given
 from fedclient.errors import ConfigError, ModelError, UsageError, WireError
-from fedclient.values import Codec, CodecMode, Plan
+from fedclient.values import PLAN_CODECS, Codec, Plan
 
 if TYPE_CHECKING:
     import argparse
@@ -212,7 +212,7 @@ def read_plan(path: Path) -> Plan:
     if not isinstance(codec, dict):
         raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode and density")
     _known(path, codec, {"mode", "density"})
-    modes = {mode.name.lower(): mode for mode in CodecMode}
+    modes = {mode.name.lower(): mode for mode in PLAN_CODECS}
     named = codec.get("mode", Codec().mode.name.lower())
     mode = modes.get(str(named).replace("-", "_"))
     if mode is None:

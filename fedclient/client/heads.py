@@ -53,7 +53,7 @@ class Heads:
         new, old = manifest.head_version, before.head_version
         same = new.generation == old.generation and manifest.model.hash == before.model.hash
         behind = new.version - old.version
-        same_codec = before.plan.codec == manifest.plan.codec
+        same_codec = before.plan.body_codec == manifest.plan.body_codec  # statistics have their own
         return same and same_codec and behind <= manifest.plan.max_staleness
 
     # --- fetching -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
              sign: n bits, 1 = negative, most significant bit first, zero padded; one magnitude
                    (float32, little-endian)
     dense    mode (1 byte: 3), P values (never -128), a scale for each tensor that has a nonzero value
+    exact    mode (1 byte: 4), feature statistics and no delta: `exact.py` has its own rules
 
 Positions index the flat vector: tensors in the order given (UTF-8 name order), each in C order.
 The rules of a decoder, in the order they are checked:
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedclient.codec import quantize, rice
+from fedclient.codec import exact, quantize, rice
 from fedclient.codec.layout import Layout, layout
 from fedclient.codec.sparsify import top_k
 from fedclient.errors import CodecError, DataError
@@ -54,7 +55,7 @@ class Encoded:
 class Decoded:
     """A valid body's content."""
 
-    indices: NDArray[np.int64] | None  # [n], strictly increasing; None: dense, n = P
+    indices: NDArray[np.int64] | None  # [n], none twice; None: dense, n = P
     values: NDArray[np.float32]  # [n]
 
     def add_to(self, total: NDArray[np.float64], weight: float) -> None:
@@ -71,16 +72,18 @@ class Decoded:
 
 
 def encode(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> Encoded:
-    """Encode the flat delta `vector` [P].
+    """Encode the flat delta `vector` [P]; of mode EXACT, the statistics in it and nothing else.
 
-    Deterministic: equal input gives equal bytes.  Raises DataError when a value is NaN or infinite,
-    CodecError when tensors or density are out of bounds.
+    Deterministic: equal input gives equal bytes.  Raises DataError when a value is NaN or infinite, or a
+    statistic out of bounds, CodecError when tensors or density are.
     """
     plan = layout(tensors)
     if vector.shape != (plan.parameters,) or vector.dtype != np.float32:
         raise ValueError(f"want float32 [{plan.parameters}], got {vector.dtype} {list(vector.shape)}")
     if not np.isfinite(vector).all():
         raise DataError("the update has NaN or infinite values: training diverged, lower the learning rate")
+    if codec.mode is CodecMode.EXACT:
+        return _encode_exact(vector, tensors)
     if codec.mode is CodecMode.DENSE_INT8:
         return _encode_dense(vector, plan)
     return _encode_sparse(vector, plan, codec)
@@ -96,9 +99,20 @@ def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decode
         raise CodecError(
             f"the body's mode is {body[:1].hex() or 'missing'}, the plan says {codec.mode.value}"
         )
+    if codec.mode is CodecMode.EXACT:
+        values = exact.read(body[1:], tensors)
+        return Decoded(indices=exact.positions(tensors).ravel(), values=values.ravel())
     if codec.mode is CodecMode.DENSE_INT8:
         return _decode_dense(body, plan)
     return _decode_sparse(body, plan, codec)
+
+
+def _encode_exact(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> Encoded:
+    values = exact.pack(vector, tensors)
+    decoded = np.zeros_like(vector)
+    decoded[exact.positions(tensors)] = values
+    body = bytes([CodecMode.EXACT]) + exact.write(values)
+    return Encoded(body=body, decoded=decoded, sparsified_bytes=values.nbytes, quantized_bytes=values.nbytes)
 
 
 def _encode_dense(vector: NDArray[np.float32], plan: Layout) -> Encoded:

@@ -13,9 +13,9 @@ from typing import Any, Final
 from fedclient import limits
 from fedclient.errors import WireError
 from fedclient.values import (
+    PLAN_CODECS,
     BlobRef,
     Codec,
-    CodecMode,
     Command,
     CommandKind,
     EnrolmentRequest,
@@ -231,7 +231,6 @@ def encode_plan(plan: Plan) -> bytes:
     )
 
 
-_PLAN_CODECS = (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN, CodecMode.DENSE_INT8)
 _MAX_SCHEDULE = max(Schedule)
 # Fields that are on the wire only where they are not the default: number -> (name, as written, as read).
 _PLAN_OPTIONS: Final[dict[int, tuple[str, Callable[[Any], object], Callable[[object], object]]]] = {
@@ -256,7 +255,7 @@ def decode_plan(data: bytes) -> Plan:
     if said := [name for name, value in options.items() if value == getattr(Plan(), name)]:
         raise WireError(f"plan says {said[0]!r} although it is the default")
     mode, density = array(fields[4], "codec", 2)
-    codec_mode = next((one for one in _PLAN_CODECS if one == typed(mode, int, "codec mode")), None)
+    codec_mode = next((one for one in PLAN_CODECS if one == typed(mode, int, "codec mode")), None)
     if codec_mode is None:
         raise WireError(f"plan asks for codec mode {mode}, which is not known here")
     return Plan(

@@ -72,6 +72,7 @@ CASES = [
     (WIDE, HeadVersion(1, 11), {"model": BlobRef(hash=b"n" * 32, size=9)}, False),
     (WIDE, HeadVersion(1, 11), {"codec": Codec(density=0.4)}, False),
     (WIDE, HeadVersion(1, 11), {"codec": Codec(mode=CodecMode.TOPK_SIGN, density=0.3)}, False),
+    (replace(WIDE, statistics=True), HeadVersion(1, 11), {"statistics": False}, False),
     (WIDE, HeadVersion(1, 11), {"learning_rate": 0.01}, True),
     (WIDE, HeadVersion(1, 11), {"max_staleness": 0}, False),  # the gateway judges by the newer plan
 ]

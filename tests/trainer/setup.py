@@ -22,7 +22,7 @@ from fedclient.device.residual import Residual, ResidualKey
 from fedclient.model.head import write_head
 from fedclient.samples.store import SampleStore
 from fedclient.uplink import DeviceUplink, GatewayUplink
-from fedclient.values import Codec, CodecMode, HeadVersion, Manifest, Plan, Update
+from fedclient.values import PLAN_CODECS, Codec, HeadVersion, Manifest, Plan, Update
 from fedclient.wire.blobs import split
 from fedclient.wire.invitation import encode_invitation
 from fedclient.wire.messages import encode_plan
@@ -129,4 +129,4 @@ def bench(path: Path, count: int = 60, model: bytes = b"") -> Bench:
     return made
 
 
-MODES = list(CodecMode)
+MODES = list(PLAN_CODECS)

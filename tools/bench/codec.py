@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fedclient.codec import decode, encode
-from fedclient.values import Codec, CodecMode, TensorSpec, parameters
+from fedclient.values import PLAN_CODECS, Codec, CodecMode, TensorSpec, parameters
 
 DENSITY = 0.01
 HEADS = {
@@ -51,7 +51,7 @@ def measure(tensors: tuple[TensorSpec, ...], mode: CodecMode) -> dict[str, Any]:
 
 if __name__ == "__main__":
     heads = {
-        name: {mode.name.lower(): measure(tensors, mode) for mode in CodecMode}
+        name: {mode.name.lower(): measure(tensors, mode) for mode in PLAN_CODECS}
         for name, tensors in HEADS.items()
     }
     print(json.dumps({"benchmark": "codec", "density": DENSITY, "parameters": heads}, indent=2))
