@@ -13,6 +13,7 @@ from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Jobs
 from fedclient.device.outbox import Outbox
+from fedclient.device.personal import PersonalLayer
 from fedclient.device.residual import Residual
 from fedclient.errors import ConfigError, UsageError
 from fedclient.samples.store import SampleStore
@@ -123,6 +124,7 @@ def _forget(database: Database) -> None:
     database.execute("PRAGMA secure_delete = ON")
     with database.transaction():
         Residual(database).reset()
+        PersonalLayer(database).reset()
         Jobs(database).drop()
         Outbox(database).forget_returned()
     database.shrink()

@@ -13,15 +13,18 @@ from fedclient.trainer.workplace import Workplace
 from fedclient.training.loop import EpochReport, HeadTraining, accuracy
 
 
-def begin_or_resume(place: Workplace, job: Job, training: HeadTraining) -> float:
-    """Put `training` where the job's checkpoint says, if there is one.
+def begin_or_resume(place: Workplace, job: Job, training: HeadTraining, start: NDArray[np.float32]) -> float:
+    """Put `training` where the job's checkpoint says, or at `start` if there is none.
 
-    Returns the accuracy of the weights that the job began with, on this device's examples.
+    Returns the accuracy of the published head, which the model holds, on this device's examples: what
+    its personal layer makes of that head in `start` is nobody's business.
     """
     saved = place.jobs.checkpoint(job)
     model = training.model
     if saved is None:
-        return accuracy(model, training.examples)
+        reached = accuracy(model, training.examples)
+        model.set_weights(start)
+        return reached
     report = json.loads(saved.report)
     model.set_weights(np.frombuffer(saved.weights, "<f4").astype(np.float32))
     if saved.state:

@@ -13,6 +13,7 @@ from fedclient.device import enrolment
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, TrainerExit
 from fedclient.device.outbox import Outbox, Row
+from fedclient.device.personal import PersonalKey, PersonalLayer
 from fedclient.device.residual import Residual, ResidualKey
 from fedclient.errors import ConfigError
 from fedclient.samples.store import SampleStore
@@ -40,6 +41,7 @@ class Result:
     examples: int
     accuracy_percent: int | None = None  # of the base head, where the owner shares it
     left: TakenBack | None = None  # the new residual and what it settles; None: neither changes
+    personal: bytes | None = None  # the layer that is never sent; None: it does not change
     sizes: dict[str, int] = field(default_factory=dict)  # bytes after each stage
     report: dict[str, object] = field(default_factory=dict)
 
@@ -65,7 +67,7 @@ def take_back(place: Workplace, job: Job, manifest: Manifest) -> TakenBack:
 
 
 def hand_over(place: Workplace, job: Job, manifest: Manifest, result: Result) -> TrainerExit:
-    """Do PROTOCOL 5.2's one transaction: residual, returned rows, outbox row, counter, job done.
+    """Do PROTOCOL 5.2's one transaction: residual, personal layer, returned rows, outbox row, counter, job.
 
     Samples that were purged meanwhile must not leave: the job starts over then.  Raises Superseded.
     """
@@ -80,6 +82,8 @@ def hand_over(place: Workplace, job: Job, manifest: Manifest, result: Result) ->
         if result.left is not None:
             Residual(place.database).save(ResidualKey.of(manifest, epoch), result.left.residual.tobytes())
             outbox.drop_returned(result.left.counters)
+        if result.personal is not None:
+            PersonalLayer(place.database).save(PersonalKey.of(manifest, epoch), result.personal)
         outbox.put(row)
         report = {**result.report, "bytes": {**result.sizes, "sealed": len(row.envelope)}}
         place.journal.record_round(counter, manifest.head_version, report)

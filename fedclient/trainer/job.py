@@ -16,7 +16,7 @@ from fedclient.device.jobs import Job, JobArguments, TrainerExit
 from fedclient.errors import PrivacyFloor, StorageDamaged
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
-from fedclient.trainer import checkpoints
+from fedclient.trainer import checkpoints, personal
 from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
 from fedclient.trainer.loading import features, load
 from fedclient.trainer.pack import pack
@@ -75,7 +75,8 @@ class JobRun:
         """Train `start`'s model, which holds `start`'s base; None when stopped: a checkpoint holds."""
         model, base = start
         training = HeadTraining(model=model, examples=on.examples, plan=manifest.plan, seed=job.seed)
-        base_accuracy = checkpoints.begin_or_resume(self._place, job, training)
+        own = personal.put_over(self._place, job, manifest, base)
+        base_accuracy = checkpoints.begin_or_resume(self._place, job, training, own)
         self._measure()
 
         def on_epoch(_: EpochReport) -> None:
@@ -95,6 +96,7 @@ class JobRun:
             examples=len(on.examples),
             accuracy_percent=self._shared_accuracy(base_accuracy, on),
             left=TakenBack(residual=packed.residual, counters=back.counters),
+            personal=personal.taken_from(model),
             sizes=packed.sizes,
             report={
                 **self._report(on),
