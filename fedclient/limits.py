@@ -41,6 +41,7 @@ MAX_HEAD_PARAMETERS: Final = 4_000_000  # 16 MB of float32; matches MAX_UPDATE_B
 MAX_MODEL_BYTES: Final = (
     64 * 1024 * 1024
 )  # what is opened here at all; an owner may lower it ([limits] max_model_mib)
+MAX_PACKAGED_BYTES: Final = 1024 * 1024  # of TFLite Metadata, or of a file of labels: a few KiB are usual
 MAX_BLOB_CHUNKS: Final = 3072  # the list of chunk hashes is itself one chunk: 96 KiB / 32
 
 # --- training ------------------------------------------------------------------------------------
