@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fedclient import runtime
+from fedclient.errors import ModelError
 from fedclient.model.head import write_head
-from fedclient.training.loop import EpochReport, Examples, HeadTraining, accuracy
-from fedclient.values import Plan
+from fedclient.training.loop import EpochReport, Examples, HeadTraining, accuracy, recalls
+from fedclient.values import Plan, Schedule
 
 PLAN = Plan(epochs=3, batch_size=8, learning_rate=0.3)
 N = 29  # three full batches and a rest
@@ -100,10 +101,103 @@ def test_it_learns_and_reports_each_epoch() -> None:
     assert seen[-1].loss < seen[0].loss
     assert seen[-1].accuracy == accuracy(work.model, work.examples)
     assert seen[-1].holdout_accuracy == accuracy(work.model, work.holdout)
-    assert set(seen[0].as_dict()) == {"loss", "accuracy", "holdout_accuracy", "seconds"}
+    assert seen[-1].worst_recall == recalls(work.model, work.examples).worst
+    assert seen[-1].holdout_worst_recall == recalls(work.model, work.holdout).worst
+    assert set(seen[0].as_dict()) == {
+        "loss", "accuracy", "worst_recall", "holdout_accuracy", "holdout_worst_recall", "seconds"
+    }  # fmt: skip
 
 
 def test_accuracy_counts_all_rows_over_several_calls() -> None:
     model = runtime.load(LINEAR)  # all zero: every row is class 0
     data = examples(2500)
     assert accuracy(model, data) == np.count_nonzero(data.y == 0) / 2500
+
+
+def test_the_worst_class_is_told_where_an_accuracy_hides_it() -> None:
+    model = runtime.load(LINEAR)  # all zero: every row is class 0
+    skewed = Examples(x=np.zeros((10, 5), np.float32), y=np.array([0] * 9 + [2], np.int32))
+    found = recalls(model, skewed)
+    assert (found.accuracy, found.worst) == (0.9, 0.0)
+    assert (found.counts.tolist(), found.right.tolist()) == ([9, 1], [9, 0])  # class 1 is not there
+    alone = Examples(x=skewed.x[:9], y=skewed.y[:9])
+    assert (recalls(model, alone).accuracy, recalls(model, alone).worst) == (1.0, 1.0)
+
+
+class Recorder:
+    """A head that cannot learn, and keeps what it is given."""
+
+    fixed_batch, hyper_parameters = None, ("learning_rate",)
+
+    def __init__(self, *inputs: str) -> None:
+        self.hyper_parameters = (*self.hyper_parameters, *inputs)
+        self.given: list[dict[str, float]] = []
+
+    def train_step(self, _x, _y, hyper) -> float:
+        self.given.append(dict(hyper))
+        return 1.0
+
+    def infer(self, x) -> np.ndarray:
+        return np.zeros((len(x), 3), np.float32)
+
+
+def recorded(plan: Plan, *inputs: str, seconds: float = 1.0) -> HeadTraining:
+    """A training whose every look at the clock comes `seconds` after the one before."""
+    ticks = iter(range(10**6))
+    return HeadTraining(
+        model=Recorder(*inputs), examples=examples(), plan=plan, seed=3, clock=lambda: next(ticks) * seconds
+    )
+
+
+def test_a_step_gets_the_plans_numbers_that_the_head_has_inputs_for() -> None:
+    work = recorded(Plan(learning_rate=0.25, momentum=0.5, mu=2.0), "momentum", "mu", "l2")
+    assert work.run(lambda: False, lambda _: None)
+    assert work.model.given == [{"learning_rate": 0.25, "momentum": 0.5, "mu": 2.0, "l2": 0.0}] * 2
+
+
+def test_what_the_head_has_no_input_for_is_refused_before_the_first_step() -> None:
+    work = recorded(Plan(mu=0.1))
+    with pytest.raises(ModelError, match=r"mu is 0\.1"):
+        work.run(lambda: False, lambda _: None)
+    assert not work.model.given
+
+
+def test_the_schedule_goes_over_all_steps_of_the_job_stopped_or_not() -> None:
+    plan = Plan(epochs=3, batch_size=8, learning_rate=1.0, schedule=Schedule.LINEAR)
+    whole, stops = recorded(plan), recorded(plan)
+    assert whole.run(lambda: False, lambda _: None)
+    while not stops.run(lambda: True, lambda _: None):
+        pass
+    rates = [one["learning_rate"] for one in whole.model.given]
+    np.testing.assert_allclose(rates, [1 - step / 12 for step in range(12)], atol=1e-12)
+    assert stops.model.given == whole.model.given
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [(0.0, 9), (0.5, 1), (1.0, 1), (3.5, 3), (1000.0, 9)])
+def test_as_many_epochs_are_done_as_the_first_one_says_will_fit(budget, epochs) -> None:
+    work = recorded(Plan(epochs=9, batch_size=8, budget_s=budget))
+    assert work.run(lambda: False, lambda _: None)
+    assert (work.epoch, work.epochs, len(work.reports)) == (epochs, epochs, epochs)
+    assert len(work.model.given) == 4 * epochs
+    assert work.run(lambda: False, lambda _: None)  # done is done
+    assert len(work.model.given) == 4 * epochs
+
+
+def test_time_before_a_stop_counts_and_what_fits_is_decided_once() -> None:
+    work = recorded(Plan(epochs=9, batch_size=8, budget_s=12.0))
+    for _ in range(4):
+        assert not work.run(lambda: True, lambda _: None)  # each batch takes a second
+    assert (work.epoch, work.step, work.seconds) == (0, 4, 4.0)
+    assert not work.run(lambda: True, lambda _: None)
+    assert work.reports[0].seconds == 5.0  # the pass over the examples at the end is a part of it
+    assert (work.epoch, work.epochs) == (1, 2)
+    work.clock = iter(range(0, 10**6, 100)).__next__
+    assert work.run(lambda: False, lambda _: None)
+    assert work.epoch == 2
+
+
+def test_balanced_draws_are_what_is_trained_on() -> None:
+    work = recorded(Plan(batch_size=30, balanced=True))
+    work.examples = Examples(x=np.zeros((30, 5), np.float32), y=np.array([0] * 27 + [1] * 2 + [2], np.int32))
+    (rows,) = work._batches()
+    assert np.bincount(work.examples.y[rows]).tolist() == [10, 10, 10]
