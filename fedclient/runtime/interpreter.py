@@ -66,15 +66,8 @@ def open_signatures(model: bytes, *, threads: int, delegates: bool) -> dict[str,
 
     Raises ModelError when the bytes are no model, or no runtime works here.
     """
-    if model[4:8] != FILE_IDENTIFIER:
-        raise ModelError("this is not a .tflite file: it does not carry the identifier TFL3")
-    module = _runtime()
-    kind = module.OpResolverType
-    resolver = kind.AUTO if delegates else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = open_interpreter(model, threads=threads, delegates=delegates)
     try:
-        interpreter = module.Interpreter(
-            model_content=model, num_threads=threads, experimental_op_resolver_type=resolver
-        )
         names = list(interpreter.get_signature_list())
         signatures = {name: Signature(name, interpreter.get_signature_runner(name)) for name in names}
     except (RuntimeError, ValueError, TypeError, SystemError, MemoryError, UnicodeDecodeError) as error:
@@ -82,6 +75,27 @@ def open_signatures(model: bytes, *, threads: int, delegates: bool) -> dict[str,
     for signature in signatures.values():
         _refuse_scalars(signature)
     return signatures
+
+
+def open_interpreter(model: bytes, *, threads: int, delegates: bool, keep_all: bool = False) -> Any:
+    """Open `model` as the runtime's own object; `keep_all` lets inner tensors be read.
+
+    Raises ModelError when the bytes are no model, or no runtime works here.
+    """
+    if model[4:8] != FILE_IDENTIFIER:
+        raise ModelError("this is not a .tflite file: it does not carry the identifier TFL3")
+    module = _runtime()
+    kind = module.OpResolverType
+    resolver = kind.AUTO if delegates else kind.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        return module.Interpreter(
+            model_content=model,
+            num_threads=threads,
+            experimental_op_resolver_type=resolver,
+            experimental_preserve_all_tensors=keep_all,
+        )
+    except (RuntimeError, ValueError, TypeError, SystemError, MemoryError) as error:
+        raise ModelError(f"{RUNTIME_NAME} cannot read the model: {reason(error)}") from None
 
 
 def flex_ops(model: bytes) -> tuple[str, ...]:
