@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedclient import codec, runtime
-from fedclient.model.head import write_head
+from fedclient.errors import ModelError
+from fedclient.model.head import HeadOptions, write_head
 from fedclient.trainer.pack import fold, pack
 from fedclient.training.loop import Examples, HeadTraining
 from fedclient.values import PLAN_CODECS, Codec, CodecMode, Plan, TensorSpec
@@ -151,3 +154,60 @@ def test_a_returned_update_that_does_not_decode_stands_in_nobodys_way(caplog) ->
     for bad in (body, b"", b"\x01\xff"):
         assert fold(residual, [bad], plan_of(CodecMode.TOPK_INT8), TENSORS).tobytes() == residual.tobytes()
     assert caplog.text.count("returned update is dropped") == 3
+
+
+EXTRAS = HeadOptions(personal=True, normalize=True)
+
+
+def with_extras(work: HeadTraining, seed: int) -> np.ndarray:
+    """Give the model's personal layer and statistics other values; returns where they are."""
+    weights = work.model.get_weights()
+    kept = np.concatenate(
+        [
+            np.full(tensor.size, tensor.name.startswith(("personal/", "normalize/")))
+            for tensor in work.model.tensors
+        ]
+    )
+    noise = np.random.default_rng(seed).uniform(1, 1000, len(weights)).astype(np.float32)
+    work.model.set_weights(np.where(kept, noise, weights))
+    return kept
+
+
+@MODES
+@pytest.mark.parametrize("minimum", [1, 8], ids=["all classes", "a rare class"])
+@pytest.mark.parametrize("hidden", [None, 4], ids=["linear", "hidden"])
+def test_nothing_of_a_personal_layer_or_of_statistics_is_sent_or_kept(mode, hidden, minimum) -> None:
+    """Whatever they hold, body and residual are the same bytes: nobody can tell anything of them."""
+    work, base = trained(write_head(6, 3, hidden, seed=1, options=EXTRAS), plan_of(mode))
+    residual = np.random.default_rng(4).normal(size=len(base)).astype(np.float32)
+    first = pack(work, base, residual, minimum)
+    for seed in (1, 2):
+        kept = with_extras(work, seed)
+        mixed = np.where(kept, np.float32(seed * 1e3), residual)  # as an earlier version might have left it
+        again = pack(work, base, mixed, minimum)
+        assert again.body == first.body
+        assert again.residual.tobytes() == first.residual.tobytes()
+    sent = decoded(first.body, work.model.tensors, work.plan)
+    assert not sent[kept].any()
+    assert not first.residual[kept].any()
+    assert sent[~kept].any()
+    assert norm(sent) <= work.plan.norm_bound
+    assert kept.sum() > (~kept).sum() // 2  # there was something to tell
+
+
+@MODES
+def test_the_density_counts_what_can_be_sent(mode) -> None:
+    plan = plan_of(mode, 0.2)
+    plain, base = trained(write_head(6, 3), plan)
+    alone = decoded(pack(plain, base, np.zeros_like(base), 1).body, plain.model.tensors, plan)
+    work, base = trained(write_head(6, 3, options=EXTRAS), plan)
+    sent = decoded(pack(work, base, np.zeros_like(base), 1).body, work.model.tensors, plan)
+    assert np.count_nonzero(sent) == np.count_nonzero(alone) > 0
+
+
+def test_a_head_that_is_personal_altogether_has_nothing_to_federate() -> None:
+    work, base = trained(write_head(6, 3), plan_of(CodecMode.TOPK_INT8))
+    ours = tuple(replace(tensor, name=f"personal/{tensor.name}") for tensor in work.model.tensors)
+    work.model = SimpleNamespace(tensors=ours, classes=3, get_weights=work.model.get_weights)
+    with pytest.raises(ModelError, match="nothing to federate"):
+        pack(work, base, np.zeros_like(base), 1)

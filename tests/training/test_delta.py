@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from fedclient import runtime
 from fedclient.errors import PrivacyFloor
-from fedclient.model.head import write_head
-from fedclient.training.delta import clip, output_mask, rare_classes
+from fedclient.model.head import HeadOptions, write_head
+from fedclient.training.delta import clip, kept_back, output_mask, rare_classes
 from fedclient.training.loop import Examples
 from fedclient.values import TensorSpec
+
+EXTRAS = HeadOptions(personal=True, normalize=True)
 
 
 @given(
@@ -83,6 +85,38 @@ def test_rule_8_exactly_the_rare_classes_rows_of_the_output_layer(features, clas
     assert found.pop("output/kernel") == [[1, column] for column in range(width)]
     assert not any(found.values())
     assert model.get_weights().tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("hidden", [None, 3], ids=["linear", "hidden"])
+def test_rule_8_a_personal_layer_and_statistics_hide_no_class(hidden) -> None:
+    """As many features as classes, so that every axis is tried."""
+    model = runtime.load(write_head(3, 3, hidden, seed=3, options=EXTRAS))
+    found = names(model, output_mask(model, np.array([False, True, False])))
+    for layer in ("output", "personal"):
+        assert found.pop(f"{layer}/bias") == [[1]]
+        assert found.pop(f"{layer}/kernel") == [[1, 0], [1, 1], [1, 2]]
+    assert not any(found.values())
+
+
+def test_rule_8_where_only_the_personal_layer_has_rows_of_classes_nothing_is_missing() -> None:
+    """Hidden layers are shared, the output layer is each device's own (Arivazhagan et al. 2019)."""
+    head = runtime.load(write_head(5, 3))
+    model = SimpleNamespace(
+        tensors=(TensorSpec(name="personal/bias", shape=(3,)), TensorSpec(name="personal/k", shape=(3, 5))),
+        get_weights=head.get_weights, set_weights=head.set_weights, infer=head.infer,
+        x_shape=head.x_shape, fixed_batch=None,
+    )  # fmt: skip
+    assert output_mask(model, np.array([True, False, False])).any()
+
+
+def test_personal_layers_and_statistics_are_kept_back() -> None:
+    model = runtime.load(write_head(5, 3, 4, options=EXTRAS))
+    found = names(model, kept_back(model.tensors))
+    assert {name for name, marks in found.items() if marks} == {
+        "normalize/mean", "normalize/mean_square", "personal/bias", "personal/kernel",
+    }  # fmt: skip
+    assert all(len(found[tensor.name]) in {0, tensor.size} for tensor in model.tensors)
+    assert not kept_back(runtime.load(write_head(5, 3)).tensors).any()
 
 
 def test_rule_8_where_nothing_can_be_told_too_much_is_withheld() -> None:
