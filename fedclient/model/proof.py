@@ -1,7 +1,7 @@
 """Prove on the installed runtime that a model trains, and that it computes what it should.
 
-A head that we wrote is compared with the NumPy reference: the loss and every weight after one step.
-Somebody else's model must give back exactly the weights it was given, stay finite, and lose less on a
+A head that we wrote is compared with the NumPy reference: the loss, every weight and the optimiser's state
+after each of some steps.  Somebody else's model must give back exactly the weights it was given, stay finite, and lose less on a
 batch it has seen.  This runs the model in this process; `check.py` runs it in a child.
 """
 
@@ -14,20 +14,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from fedclient.errors import DataError, FedClientError, ModelError
-from fedclient.model import reference
-from fedclient.model.head import METADATA_NAME, METADATA_VERSION
+from fedclient.model import compared
+from fedclient.model.head import METADATA_NAME
 from fedclient.model.reader import read_metadata
 from fedclient.runtime import RUNTIME_NAME, TrainableModel, load
 from fedclient.runtime.interpreter import open_signatures
-from fedclient.runtime.tensors import unflatten
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
     from fedclient.values import TensorSpec
 
 TOLERANCE: Final = 1e-4  # float32 against float64; measured: 3e-6 at 1280 features
-BATCHES: Final = (1, 33)
 LEARNING_RATES: Final = (0.1, 0.01, 0.001)  # for a stranger's model: one of them must make the loss fall
 STEPS: Final = 20
 
@@ -57,7 +54,7 @@ def prove(model: bytes) -> Report:
         loaded = load(model)
         tensors = loaded.tensors
         ours = read_metadata(model, METADATA_NAME)
-        error = None if ours is None else _compare(loaded, ours)
+        error = None if ours is None else compared.largest_error(loaded, ours)
         if ours is None:
             _prove_foreign(loaded)
         _try_features(loaded)
@@ -66,7 +63,9 @@ def prove(model: bytes) -> Report:
     ok = error is None or error <= TOLERANCE
     found = "it gives back the weights it is given, and the loss falls on a repeated batch"
     if error is not None:
-        found = f"one step {'matches' if ok else 'differs from'} the NumPy reference by {error:.1e}"
+        found = (
+            f"{compared.STEPS} steps {'match' if ok else 'differ from'} the NumPy reference by {error:.1e}"
+        )
     return Report(
         ok=ok,
         reason=f"on {RUNTIME_NAME}, {found}",
@@ -74,45 +73,6 @@ def prove(model: bytes) -> Report:
         tensors=tensors,
         max_relative_error=error,
     )
-
-
-def _compare(model: TrainableModel, metadata: bytes) -> float:
-    """Return the largest error of loss and weights, relative to the loss and to a tensor's largest change."""
-    _check_metadata(model, metadata)
-    rng = np.random.default_rng(0)
-    errors = []
-    for batch in BATCHES:
-        # On these grids all sums below max(z, 0) are exact in float32, so both sides see one sign.
-        x = _grid(rng, (batch, *model.x_shape), 8)
-        y = rng.integers(0, model.classes, batch, np.int32)
-        start = _grid(rng, (sum(tensor.size for tensor in model.tensors),), 64)
-        model.set_weights(start)
-        loss = model.train_step(x, y, {"learning_rate": 0.5})
-        before, after = (unflatten(flat, model.tensors) for flat in (start, model.get_weights()))
-        want_loss, want = reference.step(before, x, y, 0.5)
-        errors.append(abs(loss - want_loss) / max(abs(want_loss), 1e-3))
-        for name, value in want.items():
-            # A change that is small beside the weight drowns in the weight's own rounding.
-            change = max(np.abs(value - before[name]).max(), 0.01 * np.abs(before[name]).max())
-            errors.append(float(np.abs(after[name] - value).max() / (change or 1.0)))
-    return max(errors)
-
-
-def _check_metadata(model: TrainableModel, metadata: bytes) -> None:
-    """Refuse a file that says it is ours and is not, or that a later version wrote."""
-    try:
-        told = json.loads(metadata)
-        version, hidden = told["version"], told["hidden"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ModelError("the metadata 'fedclient' in the file is damaged") from None
-    if version != METADATA_VERSION:
-        raise ModelError(f"the head has format {version!r}, this version knows {METADATA_VERSION}: update")
-    inner = model.features if hidden is None else hidden
-    want = {"output/bias": (model.classes,), "output/kernel": (model.classes, inner)}
-    if hidden is not None:
-        want |= {"hidden/bias": (hidden,), "hidden/kernel": (hidden, model.features)}
-    if {tensor.name: tensor.shape for tensor in model.tensors} != want:
-        raise ModelError("the head's tensors are not what the metadata 'fedclient' in the file says")
 
 
 def _prove_foreign(model: TrainableModel) -> None:
@@ -147,7 +107,3 @@ def _prove_foreign(model: TrainableModel) -> None:
 def _try_features(model: TrainableModel) -> None:
     if model.has_features:
         model.extract(np.zeros((2, *model.sample_shape), model.sample_dtype))
-
-
-def _grid(rng: np.random.Generator, shape: tuple[int, ...], parts: int) -> NDArray[np.float32]:
-    return (rng.integers(-8, 9, shape) / parts).astype(np.float32)

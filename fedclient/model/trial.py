@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fedclient.errors import FedClientError, ModelError
-from fedclient.model import reference
+from fedclient.model.reference import Arrays, Reference
 from fedclient.runtime import RUNTIME_NAME, load
 from fedclient.runtime.tensors import unflatten
 
@@ -45,12 +45,12 @@ def train(model: bytes) -> dict[str, Any]:
     x = (rng.integers(-8, 9, (12, FEATURES)) / 8).astype(np.float32)
     y = np.arange(12, dtype=np.int32) % CLASSES
     losses: list[float] = []
-    weights = unflatten(head.get_weights(), head.tensors)
+    reference = Reference(unflatten(head.get_weights(), head.tensors))
     for _ in range(STEPS):
-        wanted = reference.step(weights, x, y, RATE)
+        wanted = reference.step(x, y, {"learning_rate": RATE})
         losses.append(head.train_step(x, y, {"learning_rate": RATE}))
         weights = unflatten(head.get_weights(), head.tensors)
-        _compare((losses[-1], weights), wanted)
+        _compare((losses[-1], weights), (wanted, reference.weights))
     return {
         "runtime": RUNTIME_NAME,
         "first_loss": losses[0],
@@ -59,9 +59,7 @@ def train(model: bytes) -> dict[str, Any]:
     }
 
 
-def _compare(
-    found: tuple[float, dict[str, NDArray[np.float32]]], wanted: tuple[float, reference.Weights]
-) -> None:
+def _compare(found: tuple[float, dict[str, NDArray[np.float32]]], wanted: tuple[float, Arrays]) -> None:
     errors = [abs(found[0] - wanted[0])]
     errors += [float(np.abs(found[1][name] - value).max()) for name, value in wanted[1].items()]
     if not max(errors) <= TOLERANCE:

@@ -15,7 +15,7 @@ than what a head gains); the backbone gets an interpreter of its own, with deleg
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+
+NEUTRAL: Final = {"l2": 0.0, "mu": 0.0}  # what these are where nobody asks for them
 
 
 def load(model: bytes | Path, *, threads: int = 1) -> TrainableModel:
@@ -95,8 +98,8 @@ class TrainableModel:
         """Train on x float32 [B, *x_shape] and labels y [B]; return the loss before the step.
 
         y: class numbers for a model that takes integers or one-hot rows, or float targets for one that
-        takes floats.  `hyper` must have what `hyper_parameters` names; a learning rate that the model
-        has no input for is passed over, any other is refused.
+        takes floats.  `hyper` must have what `hyper_parameters` names, but for l2 and mu, which are 0
+        then; a learning rate that the model has no input for is passed over, any other is refused.
 
         Raises DataError for rows that do not fit, ModelError for a loss that is not finite.
         """
@@ -235,6 +238,7 @@ class TrainableModel:
 
     def _hyper(self, values: Mapping[str, float]) -> dict[str, NDArray[np.float32]]:
         wanted = self._roles.hyper
+        values = {name: value for name, value in NEUTRAL.items() if name in wanted} | dict(values)
         if missing := wanted.keys() - values.keys():
             raise ModelError(
                 f"the model's 'train' also needs {sorted(missing)}, which the plan does not have"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedclient.model import head, schema
+from fedclient.model import ops, passes, schema
+from fedclient.model.layers import Head, head_of
+from fedclient.model.options import HeadOptions
 from fedclient.model.schema import Op, TensorType
 from fedclient.model.writer import Graph, ModelWriter, Scalar
 
@@ -35,36 +37,35 @@ class Foreign:
 
 
 def build(kind: Foreign) -> bytes:
-    layers = head._layers(FEATURES, CLASSES, None, 0)
+    head = head_of(FEATURES, CLASSES, None, 0, HeadOptions())
     model = ModelWriter("foreign")
     names = ["infer", "train", "get_weights", "set_weights"]
     names += ["features"] * bool(kind.features) + ["get_state", "set_state"] * kind.state
     graphs = {name: model.graph(name) for name in names}
     init = model.graph("init", signature=False)
-    head._init(init, layers)
-    if kind.state:
-        head._assign(init, "steps", init.constant(np.zeros(1, np.float32)))
+    for name, shape in sorted(head.tensors.items() | {("steps", (1,))}):
+        ops.assign(init, name, ops.filled(init, 0, shape))
     for graph in graphs.values():
-        graph.typed_op(Op.CALL_ONCE, [], None, {schema.INIT_SUBGRAPH: Scalar("Int32", init.index)})
+        ops.call_once(graph, init)
     x = graphs["infer"].input(kind.infer_x, (kind.batch, FEATURES))
-    graphs["infer"].output(kind.logits, head._forward(graphs["infer"], layers, x)[0][-1])
-    _train(graphs["train"], kind, layers)
-    for name, shape in layers[0].tensors.items():
-        value = head._read(graphs["get_weights"], name, shape)
+    graphs["infer"].output(kind.logits, passes.forward(graphs["infer"], head, x).logits)
+    _train(graphs["train"], kind, head)
+    for name, shape in head.tensors.items():
+        value = ops.read(graphs["get_weights"], name, shape)
         if kind.broken:
             value = graphs["get_weights"].op(Op.NEG, [value], shape)
         graphs["get_weights"].output(name, value)
         setter = graphs["set_weights"]
-        head._assign(setter, name, setter.input(name + "!" * kind.swap, shape))
+        ops.assign(setter, name, setter.input(name + "!" * kind.swap, shape))
     if kind.features:
         _features(graphs["features"], kind.features)
     if kind.state:
-        graphs["get_state"].output("steps", head._read(graphs["get_state"], "steps", (1,)))
-        head._assign(graphs["set_state"], "steps", graphs["set_state"].input("steps", (1,)))
+        graphs["get_state"].output("steps", ops.read(graphs["get_state"], "steps", (1,)))
+        ops.assign(graphs["set_state"], "steps", graphs["set_state"].input("steps", (1,)))
     return model.to_bytes()
 
 
-def _train(graph: Graph, kind: Foreign, layers: list) -> None:
+def _train(graph: Graph, kind: Foreign, head: Head) -> None:
     x = graph.input(kind.x, (kind.batch, FEATURES))
     y_shape = (kind.batch, CLASSES) if kind.one_hot else (kind.batch,)
     y = graph.input(kind.y, y_shape, np.float32 if kind.one_hot else np.int32)
@@ -74,27 +75,25 @@ def _train(graph: Graph, kind: Foreign, layers: list) -> None:
         rate = graph.op(Op.MUL, [rate, one], (1,))
     for name, dtype in kind.extra:
         graph.input(name, (1,), dtype)
-    logits = head._forward(graph, layers, x)[0][-1]
+    passed = passes.forward(graph, head, x)
+    logits = passed.logits
     if kind.one_hot:
         shape = (-1, CLASSES)
         log_p = graph.op(Op.LOG_SOFTMAX, [logits], shape)
-        both = head._ints(graph, 0, 1)
+        both = ops.numbers(graph, 0, 1)
         total = graph.op(Op.SUM, [graph.op(Op.MUL, [y, log_p], shape), both], ())
         graph.output(kind.loss, graph.op(Op.NEG, [total], ()))
         slope = graph.op(Op.SUB, [graph.op(Op.EXP, [log_p], shape), y], shape)
     else:
-        slope = head._loss(graph, logits, y, CLASSES)
+        slope = passes.output_loss(graph, logits, y, CLASSES)
         graph._outputs = {kind.loss: graph._outputs["loss"]}
-    kernel = graph.op(Op.BATCH_MATMUL, [slope, x], (CLASSES, FEATURES), {schema.ADJOINT_X: Scalar("Bool", 1)})
-    head._descend(
-        graph,
-        "output/kernel",
-        kernel_shape := (CLASSES, FEATURES),
-        graph.op(Op.MUL, [kernel, rate], kernel_shape),
-    )
+    shape = (CLASSES, FEATURES)
+    change = ops.multiply(graph, ops.transposed_product(graph, slope, x, shape), rate, shape)
+    kernel = passed.weights["output/kernel"]
+    ops.assign(graph, "output/kernel", ops.subtract(graph, kernel, change, shape))
     if kind.state:
-        less = graph.constant(np.array([-1], np.float32))
-        head._descend(graph, "steps", (1,), less)
+        more = ops.add(graph, ops.read(graph, "steps", (1,)), ops.number(graph, 1), (1,))
+        ops.assign(graph, "steps", more)
 
 
 def _features(graph: Graph, kind: str) -> None:
@@ -105,7 +104,7 @@ def _features(graph: Graph, kind: str) -> None:
         schema.CAST_TO: Scalar("Int8", TensorType.FLOAT32),
     }
     floats = graph.op(Op.CAST, [x], (-1, 2, 2), cast)
-    shape = head._ints(graph, 1 if kind == "stubborn" else -1, FEATURES)
+    shape = ops.numbers(graph, 1 if kind == "stubborn" else -1, FEATURES)
     flat = graph.op(Op.RESHAPE, [floats, shape], (-1, FEATURES))
     sixteenth = graph.constant(np.array([np.inf if kind == "infinite" else 1 / 16], np.float32))
     graph.output("features", graph.op(Op.MUL, [flat, sixteenth], (-1, FEATURES)))

@@ -22,7 +22,7 @@ def test_signatures_say_their_ports():
     assert set(train.inputs) == {
         Port(name="x", shape=(-1, 4), dtype=np.dtype(np.float32)),
         Port(name="y", shape=(-1,), dtype=np.dtype(np.int32)),
-        Port(name="learning_rate", shape=(1,), dtype=np.dtype(np.float32)),
+        *(Port(name=n, shape=(1,), dtype=np.dtype(np.float32)) for n in ("learning_rate", "l2", "mu")),
     }
     assert [port.name for port in train.outputs] == ["loss"]
 

@@ -5,8 +5,8 @@ import pytest
 
 from fedclient import limits
 from fedclient.errors import DataError, ModelError
-from fedclient.model import reference
-from fedclient.model.head import write_head
+from fedclient.model.head import HeadOptions, Optimizer, write_head
+from fedclient.model.reference import Reference
 from fedclient.runtime import load, trainable
 from fedclient.runtime.tensors import unflatten
 from fedclient.values import TensorSpec
@@ -34,15 +34,15 @@ def test_a_step_is_that_of_the_reference(hidden, rows):
     x, y = rng.normal(size=(rows, FEATURES)).astype(np.float32), rng.integers(0, CLASSES, rows)
     start = random_head(model)
     model.set_weights(start)
-    want_loss, want = reference.step(unflatten(start, model.tensors), x, y, 0.5)
-    assert model.train_step(x, y, RATE) == pytest.approx(want_loss, rel=1e-5, abs=1e-6)
-    after = unflatten(model.get_weights(), model.tensors)
+    reference = Reference(unflatten(start, model.tensors))
+    assert model.train_step(x, y, RATE) == pytest.approx(reference.step(x, y, RATE), rel=1e-5, abs=1e-6)
+    after, want = unflatten(model.get_weights(), model.tensors), reference.weights
     assert all(np.allclose(after[name], want[name], rtol=1e-5, atol=1e-6) for name in want)
 
 
 def test_what_a_model_says_of_itself():
     model = load(write_head(FEATURES, CLASSES, 2))
-    assert model.signatures == ("get_weights", "infer", "set_weights", "train")
+    assert model.signatures == ("get_state", "get_weights", "infer", "set_state", "set_weights", "train")
     assert [spec.name for spec in model.tensors] == [
         "hidden/bias",
         "hidden/kernel",
@@ -56,8 +56,8 @@ def test_what_a_model_says_of_itself():
         None,
     )
     assert (model.has_features, model.sample_shape, model.sample_dtype) == (False, (FEATURES,), np.float32)
-    assert model.hyper_parameters == ("learning_rate",)
-    assert model.get_state() == {}
+    assert model.hyper_parameters == ("l2", "learning_rate", "mu")
+    assert load(build(Foreign())).get_state() == {}
 
 
 def test_set_then_get_is_exact_and_first_of_all_too():
@@ -196,15 +196,39 @@ def test_the_optimisers_state_goes_out_and_back(data):
             fresh.set_state(wrong)
 
 
-def test_a_job_resumed_from_weights_is_bit_identical(data):
-    through, resumed = (load(write_head(FEATURES, CLASSES, 7)) for _ in range(2))
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_a_job_resumed_from_weights_and_state_is_bit_identical(data, optimizer):
+    options = HeadOptions(optimizer=optimizer, personal=True, normalize=True)
+    through, resumed = (load(write_head(FEATURES, CLASSES, 7, options=options)) for _ in range(2))
+    through.set_weights(random_head(through))
+    hyper = RATE | {"l2": 0.01, "mu": 0.1} | ({"momentum": 0.9} if optimizer is Optimizer.MOMENTUM else {})
     for _ in range(3):
-        through.train_step(*data, RATE)
+        through.train_step(*data, hyper)
     resumed.set_weights(through.get_weights())
+    resumed.set_state(through.get_state())
     for model in (through, resumed):
         for _ in range(3):
-            model.train_step(*data, RATE)
+            model.train_step(*data, hyper)
     assert through.get_weights().tobytes() == resumed.get_weights().tobytes()
+    state = resumed.get_state()
+    assert all(value.tobytes() == state[name].tobytes() for name, value in through.get_state().items())
+
+
+def test_l2_and_mu_are_0_where_nobody_asks_for_them(data):
+    one, two = (load(write_head(FEATURES, CLASSES)) for _ in range(2))
+    for model in (one, two):
+        model.set_weights(random_head(model))
+    for _ in range(2):
+        one.train_step(*data, RATE)
+        two.train_step(*data, RATE | {"l2": 0.0, "mu": 0.0})
+    assert np.array_equal(one.get_weights(), two.get_weights())
+    two.train_step(*data, RATE | {"mu": 0.5})
+    one.train_step(*data, RATE)
+    assert not np.array_equal(one.get_weights(), two.get_weights())
+    with pytest.raises(ModelError, match=r"no input for.*momentum"):
+        one.train_step(*data, RATE | {"momentum": 0.9})
+    with pytest.raises(ModelError, match=r"also needs.*momentum"):
+        load(write_head(4, 3, options=HeadOptions(optimizer=Optimizer.MOMENTUM))).train_step(*data, RATE)
 
 
 def test_shared_models_load_or_say_why_not(shared):

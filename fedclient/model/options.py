@@ -1,0 +1,31 @@
+"""What a head can be asked for when it is written: its optimiser, normalised input, a personal layer.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+ADAM_FIRST: Final = 0.9  # beta 1 and 2, and epsilon, of Kingma and Ba 2015
+ADAM_SECOND: Final = 0.999
+ADAM_EPSILON: Final = 1e-7
+# The least variance that a feature is divided by: one that was constant where the statistics come from
+# must not explode where it is not.
+VARIANCE_FLOOR: Final = 1e-4
+
+
+class Optimizer(str, Enum):
+    """What turns a gradient into a step."""
+
+    SGD = "sgd"
+    MOMENTUM = "momentum"
+    ADAM = "adam"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadOptions:
+    """`normalize`: standardise the input by federated statistics; `personal`: add a layer that never leaves."""
+
+    optimizer: Optimizer = Optimizer.SGD
+    normalize: bool = False
+    personal: bool = False
