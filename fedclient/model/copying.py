@@ -1,0 +1,121 @@
+"""Copy a part of another file's first graph, and what it calls, into a writer.
+
+Tensors and operators that nothing kept uses are left out, and those that stay are numbered anew.  Graphs
+that are called keep their numbers, because the operators that call them are copied as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedclient.model import runnable, schema
+from fedclient.model.layout import Field, Scalar, Table, Vector
+from fedclient.model.source import SourceGraph, SourceOperator, SourceTensor
+from fedclient.model.writer import ModelWriter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copied:
+    """What graphs of the writer can begin with (`Graph.adopt`); they are all written as one.
+
+    `input`: the new number of the source's first input.
+    """
+
+    tensors: list[Table]
+    operators: list[Table]
+    input: int
+    numbers: Mapping[int, int]
+
+    def tensor(self, old: int) -> int:
+        """Return the new number of a tensor of the source's first graph, which a kept operator uses."""
+        return self.numbers[old]
+
+    def free_batch(self, tensors: Iterable[int]) -> None:
+        """Say that the first dimension of these (new numbers) is dynamic.  Call it before any `adopt`."""
+        for number in tensors:
+            table = self.tensors[number]
+            shape = table.get(schema.Tensor.SHAPE_SIGNATURE, table[schema.Tensor.SHAPE])
+            if not isinstance(shape, tuple) or not shape:
+                raise ValueError("a scalar has no first dimension")
+            self.tensors[number] = {**table, schema.Tensor.SHAPE_SIGNATURE: (-1, *shape[1:])}
+
+
+def copy(
+    graphs: Sequence[SourceGraph], buffers: tuple[bytes, ...], writer: ModelWriter, keep: Sequence[int]
+) -> Copied:
+    """Copy these operators of graph 0; `writer` has one graph, whose number they thereby know."""
+    kept = [graphs[0].operators[number] for number in sorted(set(keep))]
+    _copy_called(graphs, runnable.called(graphs, 0, kept), buffers, writer)
+    used = {graphs[0].inputs[0]} if graphs[0].inputs else set()
+    for operator in kept:
+        used.update(operator.inputs, operator.outputs, operator.intermediates)
+    numbers = {old: new for new, old in enumerate(sorted(used - {-1}))}
+    return Copied(
+        tensors=[_tensor(graphs[0].tensors[old], buffers, writer) for old in numbers],
+        operators=[_operator(operator, (numbers | {-1: -1}).__getitem__, writer) for operator in kept],
+        input=numbers[graphs[0].inputs[0]] if graphs[0].inputs else -1,
+        numbers=numbers,
+    )
+
+
+def _copy_called(
+    graphs: Sequence[SourceGraph], called: tuple[int, ...], buffers: tuple[bytes, ...], writer: ModelWriter
+) -> None:
+    """Copy whole graphs to their own numbers; those between them that nothing calls become empty."""
+    if called and writer.graphs != 1:
+        raise ValueError("the graphs of the source are numbers 1 and on: copy before adding a second graph")
+    for number in range(1, max(called, default=0) + 1):
+        source = graphs[number]
+        graph = writer.graph(source.name, signature=False)
+        if number not in called:
+            continue
+        tensors = [_tensor(tensor, buffers, writer) for tensor in source.tensors]
+        copied = [_operator(operator, int, writer) for operator in source.operators]
+        graph.adopt(Copied(tensors=tensors, operators=copied, input=-1, numbers={}))
+        for place, tensor in enumerate(source.inputs):
+            graph.feed(str(place), tensor)
+        for place, tensor in enumerate(source.outputs):
+            graph.output(str(place), tensor)
+
+
+def _tensor(tensor: SourceTensor, buffers: tuple[bytes, ...], writer: ModelWriter) -> Table:
+    table: dict[int, Field] = {
+        schema.Tensor.SHAPE: tensor.shape,
+        schema.Tensor.TYPE: Scalar("Int8", tensor.kind),
+        schema.Tensor.BUFFER: Scalar("Uint32", writer.buffer(buffers[tensor.buffer])),
+        schema.Tensor.NAME: tensor.name,
+        schema.Tensor.IS_VARIABLE: Scalar("Bool", tensor.is_variable),
+        schema.Tensor.HAS_RANK: Scalar("Bool", tensor.has_rank),
+    }
+    if tensor.shape_signature != tensor.shape:
+        table[schema.Tensor.SHAPE_SIGNATURE] = tensor.shape_signature
+    if tensor.scale:
+        table[schema.Tensor.QUANTIZATION] = {
+            schema.Quantization.SCALE: Vector(4, struct.pack(f"<{len(tensor.scale)}f", *tensor.scale)),
+            schema.Quantization.ZERO_POINT: Vector(
+                8, struct.pack(f"<{len(tensor.zero_point)}q", *tensor.zero_point)
+            ),
+            schema.Quantization.DIMENSION: Scalar("Int32", tensor.dimension),
+        }
+    return table
+
+
+def _operator(operator: SourceOperator, number: Callable[[int], int], writer: ModelWriter) -> Table:
+    code = writer.code(operator.op, operator.version, operator.custom)
+    table: dict[int, Field] = {
+        schema.Operator.CODE_INDEX: Scalar("Uint32", code),
+        schema.Operator.INPUTS: tuple(map(number, operator.inputs)),
+        schema.Operator.OUTPUTS: tuple(map(number, operator.outputs)),
+    }
+    if operator.options is not None:
+        table[schema.Operator.OPTIONS_TYPE] = Scalar("Uint8", operator.options_type)
+        table[schema.Operator.OPTIONS] = operator.options
+    if operator.custom_options:
+        table[schema.Operator.CUSTOM_OPTIONS] = operator.custom_options
+    if operator.mutating:
+        table[schema.Operator.MUTATING] = Vector(1, operator.mutating)
+    if operator.intermediates:
+        table[schema.Operator.INTERMEDIATES] = tuple(map(number, operator.intermediates))
+    return table

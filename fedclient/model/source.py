@@ -1,0 +1,94 @@
+"""What a .tflite file of others holds, as values: graphs, tensors, operators, signatures.
+
+A part that the plain runtime cannot use is not refused here: it may be cut off.  Its `flaw` says what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedclient.model import operators
+from fedclient.model.layout import Field, RawTable
+from fedclient.model.schema import Op
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceTensor:
+    """`shape_signature`: -1 where a dimension is dynamic; `kind`: a TensorType, or a number unknown to us."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    shape_signature: tuple[int, ...]
+    kind: int
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    dimension: int  # along which scale and zero point differ, where they have several values
+    buffer: int
+    is_variable: bool
+    has_rank: bool
+    flaw: str
+
+    def __str__(self) -> str:
+        return f"tensor {self.name[:80]!r} ({self.index})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOperator:
+    """`op`: a number of `enum BuiltinOperator`; `custom`: its name where that is CUSTOM.
+
+    A missing optional input is -1.  `calls`: the graphs that it runs.
+    """
+
+    index: int
+    op: int
+    custom: str
+    version: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    intermediates: tuple[int, ...]
+    options_type: int
+    options: RawTable | Mapping[int, Field] | None
+    custom_options: bytes
+    mutating: bytes
+    calls: tuple[int, ...]
+    flaw: str
+
+    @property
+    def name(self) -> str:
+        return self.custom[:80] if self.op == Op.CUSTOM else operators.name(self.op)
+
+    def __str__(self) -> str:
+        return f"operator {self.name} ({self.index})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceGraph:
+    """`operators` are in the order in which they run."""
+
+    index: int
+    name: str
+    tensors: tuple[SourceTensor, ...]
+    operators: tuple[SourceOperator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSignature:
+    """A graph under its name, its inputs and outputs under theirs."""
+
+    key: str
+    graph: int
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorCode:
+    """An operator that a file uses, once for all its uses."""
+
+    op: int
+    custom: str
+    version: int
