@@ -46,4 +46,5 @@ def _one(interpreter: Any, inputs: dict[int, Any], tensor: int, row: NDArray[Any
         value = np.broadcast_to(row, shape) if index == feed else np.zeros(shape, dtype)
         interpreter.set_tensor(index, np.ascontiguousarray(value))
     interpreter.invoke()
-    return np.array(interpreter.get_tensor(tensor))[0]
+    found: NDArray[Any] = np.array(interpreter.get_tensor(tensor))[0]
+    return found
