@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from fedclient.model.layers import Head, Shapes
     from fedclient.model.writer import Graph
 
-__all__ = ["HeadGraphs", "HeadOptions", "Optimizer", "metadata", "write_head"]
+__all__ = ["HeadGraphs", "HeadOptions", "Optimizer", "head_of", "metadata", "write_head"]
 
 METADATA_NAME: Final = "fedclient"
 METADATA_VERSION: Final = 2  # 1 had no options: plain SGD without l2, mu or a state
@@ -59,7 +59,7 @@ def write_head(
     `seed` matters to a hidden head only.  Raises UsageError for a number out of its bounds.
     """
     writer = ModelWriter("fedclient head")
-    HeadGraphs(writer, features, classes, hidden, seed=seed, options=options).add_signatures()
+    HeadGraphs(writer, head_of(features, classes, hidden, seed, options)).add_signatures()
     writer.metadata(METADATA_NAME, metadata(hidden, options))
     return writer.to_bytes()
 
@@ -71,20 +71,14 @@ def metadata(hidden: int | None, options: HeadOptions = _DEFAULT) -> bytes:
 
 
 class HeadGraphs:
-    """The graphs of one head in a file that may have others: their variables are in a container of their own."""
+    """The graphs of one head, in a file that may have others; `head_of` says what the head is.
 
-    def __init__(
-        self,
-        writer: ModelWriter,
-        features: int,
-        classes: int,
-        hidden: int | None = None,
-        *,
-        seed: int = 0,
-        options: HeadOptions = _DEFAULT,
-    ) -> None:
+    Its variables are in a container of their own.  The caller adds `metadata` to the file.
+    """
+
+    def __init__(self, writer: ModelWriter, head: Head) -> None:
         """Add the graphs that give the variables their first values; no signature yet."""
-        self.head: Head = head_of(features, classes, hidden, seed, options)
+        self.head = head
         self._writer = writer
         self._init = writer.graph("init", signature=False)
         self._init_state = writer.graph("init_state", signature=False) if self.head.slots else None

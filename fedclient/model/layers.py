@@ -110,6 +110,7 @@ class Head:
 
 
 def anchor(name: str) -> str:
+    """Return the name of a tensor's anchor."""
     return f"anchor/{name}"
 
 

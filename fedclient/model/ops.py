@@ -19,6 +19,7 @@ ONE: Shape = (1,)
 
 
 def numbers(graph: Graph, *values: int) -> int:
+    """A constant vector of int32."""
     return graph.constant(np.array(values, np.int32))
 
 
@@ -28,34 +29,42 @@ def number(graph: Graph, value: float) -> int:
 
 
 def add(graph: Graph, left: int, right: int, shape: Shape) -> int:
+    """Return left + right."""
     return graph.op(Op.ADD, [left, right], shape)
 
 
 def subtract(graph: Graph, left: int, right: int, shape: Shape) -> int:
+    """Return left - right."""
     return graph.op(Op.SUB, [left, right], shape)
 
 
 def multiply(graph: Graph, left: int, right: int, shape: Shape) -> int:
+    """Return left * right; one of them may be of shape [1]."""
     return graph.op(Op.MUL, [left, right], shape)
 
 
 def divide(graph: Graph, left: int, right: int, shape: Shape) -> int:
+    """Return left / right."""
     return graph.op(Op.DIV, [left, right], shape)
 
 
 def root(graph: Graph, value: int, shape: Shape) -> int:
+    """The square root of each element."""
     return graph.op(Op.SQRT, [value], shape)
 
 
 def at_least(graph: Graph, value: int, floor: float, shape: Shape) -> int:
+    """max(value, floor)."""
     return graph.op(Op.MAXIMUM, [value, graph.constant(np.array(floor, np.float32))], shape)
 
 
 def total(graph: Graph, value: int, axis: int, shape: Shape) -> int:
+    """The sum over one axis."""
     return graph.op(Op.SUM, [value, numbers(graph, axis)], shape)
 
 
 def as_float(graph: Graph, value: int, kind: TensorType, shape: Shape) -> int:
+    """Numbers of another type as float32."""
     cast = {schema.CAST_FROM: Scalar("Int8", kind), schema.CAST_TO: Scalar("Int8", TensorType.FLOAT32)}
     return graph.op(Op.CAST, [value], shape, cast)
 
@@ -66,14 +75,17 @@ def transposed_product(graph: Graph, left: int, right: int, shape: Shape) -> int
 
 
 def call_once(graph: Graph, initial: Graph) -> None:
+    """Run the graph `initial` before all that follows, unless it has run in this interpreter."""
     graph.typed_op(Op.CALL_ONCE, [], None, {schema.INIT_SUBGRAPH: Scalar("Int32", initial.index)})
 
 
 def read(graph: Graph, name: str, shape: Shape) -> int:
+    """The value of a variable."""
     return graph.op(Op.READ_VARIABLE, [_handle(graph, name)], shape)
 
 
 def assign(graph: Graph, name: str, value: int) -> None:
+    """Give a variable a value."""
     graph.typed_op(Op.ASSIGN_VARIABLE, [_handle(graph, name), value], None)
 
 

@@ -1,4 +1,4 @@
-"""What a head can be asked for when it is written: its optimiser, normalised input, a personal layer.  Pure."""
+"""What a head can be asked for when it is written: optimiser, normalised input, personal layer.  Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Optimizer(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadOptions:
-    """`normalize`: standardise the input by federated statistics; `personal`: add a layer that never leaves."""
+    """`normalize`: the input is standardised by federated statistics; `personal`: a layer never sent."""
 
     optimizer: Optimizer = Optimizer.SGD
     normalize: bool = False

@@ -33,6 +33,7 @@ class Forward:
 
 
 def forward(graph: Graph, head: Head, x: int) -> Forward:
+    """Add the way from the input `x` to the logits."""
     weights = {name: ops.read(graph, name, shape) for name, shape in head.trained.items()}
     inputs = [_normalized(graph, head, x)]
     sums, kernels = [], []

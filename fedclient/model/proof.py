@@ -1,8 +1,9 @@
 """Prove on the installed runtime that a model trains, and that it computes what it should.
 
 A head that we wrote is compared with the NumPy reference: the loss, every weight and the optimiser's state
-after each of some steps.  Somebody else's model must give back exactly the weights it was given, stay finite, and lose less on a
-batch it has seen.  This runs the model in this process; `check.py` runs it in a child.
+after each of some steps (`compared.py`).  Somebody else's model must give back exactly the weights it was
+given, stay finite, and lose less on a batch it has seen.  This runs the model in this process; `check.py`
+runs it in a child.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from fedclient.runtime import RUNTIME_NAME, TrainableModel, load
 from fedclient.runtime.interpreter import open_signatures
 
 if TYPE_CHECKING:
-
     from fedclient.values import TensorSpec
 
 TOLERANCE: Final = 1e-4  # float32 against float64; measured: 3e-6 at 1280 features
