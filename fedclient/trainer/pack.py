@@ -56,9 +56,10 @@ def pack(
 
     Personal layers and statistics are exactly zero in all of it, whatever the weights and `residual`
     have there.  The delta is clipped to the plan's norm bound before anything is added, and so is
-    the sum: what is left over can then never be longer than the bound either.
+    the sum: what is left over can then never be longer than the bound either.  The bound is for all of
+    the plan's epochs, and less by as many as the device had no time for.
     """
-    model, plan = training.model, training.plan
+    model, plan = training.model, _for_its_epochs(training)
     trained = model.get_weights()
     withheld = rare_classes(training.examples, model.classes, min_per_class)
     kept = kept_back(model.tensors)
@@ -83,6 +84,13 @@ def pack(
             "encoded": len(encoded.body),
         },
     )
+
+
+def _for_its_epochs(training: HeadTraining) -> Plan:
+    plan, done = training.plan, training.epoch
+    if not 0 < done < plan.epochs:
+        return plan
+    return replace(plan, norm_bound=plan.norm_bound * (done / plan.epochs))
 
 
 def _of_what_is_sent(plan: Plan, kept: NDArray[np.bool_]) -> Plan:

@@ -156,6 +156,18 @@ def test_a_returned_update_that_does_not_decode_stands_in_nobodys_way(caplog) ->
     assert caplog.text.count("returned update is dropped") == 3
 
 
+@MODES
+def test_with_fewer_epochs_the_bound_is_as_much_less(mode) -> None:
+    """As the gateway will judge it: it counts each epoch's share of the delta the same."""
+    work, base = trained(write_head(6, 3), plan_of(mode, norm_bound=0.3))
+    for done, bound in ((3, 0.3), (2, 0.2), (1, 0.1)):
+        work.epoch = done
+        packed = pack(work, base, np.ones_like(base), 1)
+        assert norm(decoded(packed.body, work.model.tensors, work.plan)) == pytest.approx(bound, rel=0.5)
+        assert norm(decoded(packed.body, work.model.tensors, work.plan)) <= bound
+        assert norm(packed.residual) <= bound * (1 + 1e-6)
+
+
 EXTRAS = HeadOptions(personal=True, normalize=True)
 
 
