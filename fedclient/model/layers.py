@@ -16,7 +16,7 @@ counts `first` and `second` [1]; and `anchor/NAME`, the value that `set_weights`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,6 +26,8 @@ from fedclient.errors import UsageError
 from fedclient.model.options import HeadOptions, Optimizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 MAX_SEED: Final = 2**63 - 1
@@ -67,6 +69,7 @@ class Head:
     layers: tuple[Layer, ...]
     personal: Layer | None
     options: HeadOptions
+    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # first values from elsewhere
 
     @property
     def features(self) -> int:
@@ -106,7 +109,19 @@ class Head:
     def first(self, name: str) -> NDArray[np.float32] | float:
         """Return what tensor `name` starts as; a number stands for all its elements."""
         kernels = {layer.kernel: layer.first for layer in self.layers if layer.first is not None}
-        return kernels.get(name, 1.0 if name == MEAN_SQUARE else 0.0)
+        return {**kernels, **self.given}.get(name, 1.0 if name == MEAN_SQUARE else 0.0)
+
+    def starting_with(self, given: Mapping[str, NDArray[np.float32]]) -> Head:
+        """Return this head with first values that were trained elsewhere, for the tensors that `given` names.
+
+        Raises UsageError for one that the head does not have, or not with these values.
+        """
+        for name, value in given.items():
+            if value.shape != self.tensors.get(name) or value.dtype != np.float32:
+                raise UsageError(f"{value.dtype} {list(value.shape)} cannot be the first value of {name!r}")
+            if not np.isfinite(value).all():
+                raise UsageError(f"the first value of {name!r} holds NaN or infinity")
+        return replace(self, given={**self.given, **given})
 
 
 def anchor(name: str) -> str:

@@ -50,3 +50,29 @@ def test_the_personal_layer_counts_towards_the_bound():
     head_of(1_000_000, 3, None, 0, HeadOptions())
     with pytest.raises(UsageError, match="a head of 6000006 parameters is above the bound"):
         head_of(1_000_000, 3, None, 0, HeadOptions(personal=True))
+
+
+def test_a_head_starts_with_what_it_is_given_and_else_as_ever():
+    kernel = np.arange(12, dtype=np.float32).reshape(3, 4)
+    head = head_of(4, 3, None, 0, HeadOptions()).starting_with({"output/kernel": kernel})
+    assert head.first("output/kernel") is kernel
+    assert head.first("output/bias") == 0.0
+    hidden = head_of(4, 3, 5, 0, HeadOptions()).starting_with({"output/bias": kernel[:, 0].copy()})
+    assert np.array_equal(
+        hidden.first("hidden/kernel"), head_of(4, 3, 5, 0, HeadOptions()).first("hidden/kernel")
+    )
+    assert np.array_equal(hidden.first("output/bias"), [0, 4, 8])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("output/kernel", np.zeros((4, 3), np.float32), r"float32 \[4, 3\] cannot be .* 'output/kernel'"),
+        ("output/kernel", np.zeros((3, 4)), r"float64 \[3, 4\] cannot be"),
+        ("hidden/bias", np.zeros(5, np.float32), "'hidden/bias'"),
+        ("output/bias", np.full(3, np.nan, np.float32), "'output/bias' holds NaN"),
+    ],
+)
+def test_a_first_value_that_does_not_fit_is_refused(name, value, said):
+    with pytest.raises(UsageError, match=said):
+        head_of(4, 3, None, 0, HeadOptions()).starting_with({name: value})
