@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedclient import codec
 from fedclient.config import GatewaySettings
 from fedclient.gateway import aggregate, rounds
-from fedclient.gateway.desk import Desk, manifest_of
+from fedclient.gateway.desk import Desk, manifest_of, under
 from fedclient.gateway.store import CountedUpdate, Round
 from fedclient.values import NO_HEAD, HeadVersion, Manifest, Plan, Reason, Update
 from fedclient.wire.blobs import split
@@ -55,6 +55,7 @@ class Collection:
             self.state = replace(self.state, opened_s=kept.opened_s, deadline_s=kept.deadline_s)
         self.bytes_up = 0
         self._devices: set[str] = set()
+        self._epochs = 0  # of all updates
         self._sum: aggregate.RunningSum | None = None
         if self.manifest is not None:
             self._rebuild(self.manifest)
@@ -63,14 +64,16 @@ class Collection:
         self._sum = aggregate.RunningSum(manifest)
         updates = 0
         for row in self._desk.store.buffered():
-            decoded = codec.decode(row.body, manifest.tensors, manifest.plan.codec)
-            self._add(row, decoded)
+            decoded = codec.decode(row.body, manifest.tensors, manifest.plan.body_codec)
+            self._add(row, decoded, manifest.plan)
             updates += 1
         self.state = replace(self.state, updates=updates, devices=len(self._devices))
 
-    def _add(self, row: CountedUpdate, decoded: codec.Decoded) -> None:
+    def _add(self, row: CountedUpdate, decoded: codec.Decoded, plan: Plan) -> None:
+        epochs = row.epochs or plan.epochs
         if self._sum is not None:
-            self._sum.add(decoded, row.weight)
+            self._sum.add(decoded, row.weight, epochs)
+        self._epochs += epochs
         self._devices.add(row.device)
         self.bytes_up += row.wire_bytes
 
@@ -85,21 +88,31 @@ class Collection:
         return self.state.full and not self.stopped
 
     def inspect(self, update: Update) -> codec.Decoded | Reason:
-        """Check what an update on a head of this generation claims: samples, shape, values, norm."""
-        if self.manifest is None or not aggregate.bucket_is_possible(update.bucket, self.manifest.plan):
+        """Check what an update under the current plan claims: samples, epochs, shape, values, norm."""
+        if self.manifest is None or not aggregate.claims_are_possible(update, self.manifest.plan):
             return Reason.SAMPLES
-        return aggregate.inspect(update.body, self.manifest)
+        return aggregate.inspect(update.body, self.manifest, update.epochs)
+
+    def same_plan(self, version: HeadVersion) -> bool:
+        """Whether this head version is of the current generation, and has the plan that is current."""
+        base, manifest = self._desk.store.base(version), self.manifest
+        same_generation = version.generation == self.current.generation
+        return same_generation and bool(base and manifest and base.plan_hash == manifest.plan_hash)
 
     def offer(self, offer: Offer, decoded: codec.Decoded | None, now_s: float) -> rounds.Action:
-        """Count an update, or say why not; inside the caller's transaction."""
+        """Count an update, or say why not; inside the caller's transaction.
+
+        `decoded` is what `inspect` returned; None for an update that was made under another plan.
+        """
         update, store = offer.update, self._desk.store
         event = rounds.Offered(
             base=update.head_version,
             counted_before=store.has_counted(offer.device, update.head_version),
             new_device=offer.device not in self._devices,
+            same_plan=decoded is not None,
         )
         state, (action, *_) = rounds.step(self.state, event, now_s)
-        if not isinstance(action, rounds.Count) or decoded is None:
+        if not isinstance(action, rounds.Count) or decoded is None or self.manifest is None:
             return action
         samples = aggregate.sample_weight(update.bucket, self._desk.settings.max_weight_bucket)
         row = CountedUpdate(
@@ -109,9 +122,10 @@ class Collection:
             weight=samples * action.staleness_weight,
             wire_bytes=offer.wire_bytes,
             body=update.body,
+            epochs=update.epochs,
         )
         store.add_counted(row)
-        self._add(row, decoded)
+        self._add(row, decoded, self.manifest.plan)
         self.state = state
         return action
 
@@ -150,23 +164,31 @@ class Collection:
         accuracy = measure(head)
         blob = split(head.astype("<f4").tobytes())
         following = HeadVersion(self.current.generation, self.current.version + 1)
-        release = self._desk.release(replace(manifest, head_version=following, head=blob.ref))
-        made = Round(
-            counted=self.state.updates,
-            accuracy=accuracy,
-            bytes_up=self.bytes_up,
-            bytes_down=bytes_down,
-            seconds=now_s - self.state.opened_s,
-            closed_unix_s=int(self._desk.unix_s()),
-        )
+        # Statistics are collected once: what follows is the same plan without them.
+        training = under(manifest, replace(manifest.plan, statistics=False))
+        release = self._desk.release(replace(training, head_version=following, head=blob.ref))
+        made = self._made(manifest.plan, accuracy, bytes_down, now_s)
         with store.transaction():
             if store.current() != self.current or store.leave_out_revoked():
                 return False
             store.add_blob(blob.ref.hash, head.astype("<f4").tobytes())
             store.add_release(release, made)
         measured = "" if accuracy is None else f", accuracy {accuracy:.3f}"
-        log.info("head %s: published from %d updates%s", following, made.counted, measured)
+        what = "feature statistics" if manifest.plan.statistics else "updates"
+        log.info("head %s: published from %d %s%s", following, made.counted, what, measured)
         return True
+
+    def _made(self, plan: Plan, accuracy: float | None, bytes_down: int, now_s: float) -> Round:
+        mean_epochs = self._epochs / max(self.state.updates, 1)
+        return Round(
+            counted=self.state.updates,
+            accuracy=accuracy,
+            bytes_up=self.bytes_up,
+            bytes_down=bytes_down,
+            seconds=now_s - self.state.opened_s,
+            closed_unix_s=int(self._desk.unix_s()),
+            epochs=None if mean_epochs == plan.epochs else mean_epochs,
+        )
 
 
 def _rules(settings: GatewaySettings, manifest: Manifest | None) -> rounds.Rules:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fedclient.config import GatewaySettings
@@ -12,7 +13,7 @@ from fedclient.crypto import cose, keys
 from fedclient.downlink import DeviceDownlink, GatewayDownlink
 from fedclient.gateway.store import Release, Store
 from fedclient.uplink import GatewayUplink
-from fedclient.values import Command, HeadVersion, Manifest, Receipt
+from fedclient.values import Command, HeadVersion, Manifest, Plan, Receipt
 from fedclient.wire import messages
 from fedclient.wire.topics import Topics
 
@@ -77,6 +78,12 @@ class Desk:
     def open_manifest(self, data: bytes) -> Manifest:
         """Open a manifest that came from outside; raises WireError or CryptoError unless we signed it."""
         return DeviceDownlink(federation=self.federation, gateway_key=self.signing.public).open_manifest(data)
+
+
+def under(manifest: Manifest, plan: Plan) -> Manifest:
+    """Return `manifest` with another plan, and its hash."""
+    encoded = messages.encode_plan(plan)
+    return replace(manifest, plan=plan, plan_hash=hashlib.sha256(encoded).digest())
 
 
 def manifest_of(release: Release) -> Manifest:

@@ -25,12 +25,14 @@ from fedclient.values import (
     NO_HEAD,
     Base,
     HeadVersion,
+    Judgement,
     MessageType,
     Reason,
     Receipt,
     ReceiptStatus,
     Status,
     Update,
+    Verdict,
 )
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ class Intake:
         if update.counter <= device.last_counter:
             return self._conflict(answer, update)
         decoded = None
-        if update.head_version.generation == collection.current.generation:
+        if collection.same_plan(update.head_version):
             found = collection.inspect(update)
             if isinstance(found, Reason):
                 log.warning("device %s: update %d refused: %s", device.id, update.counter, found.name)
@@ -145,9 +147,26 @@ class Intake:
             answer = _Answer(self._desk, device, envelope_hash(mail.payload), collection.current)
             return self._unverified(answer, None, now_s)
         if device.standing is Standing.ACTIVE:
-            self._desk.store.roster.save_status(device.id, status, self._desk.unix_s())
+            newest = self._desk.store.roster.save_status(device.id, status, self._desk.unix_s())
+            if newest and status.judgement is not None:
+                self._verdict(device, status.judgement, collection.current)
             self._floor(device, status, collection, now_s)
         return None
+
+    def _verdict(self, device: Device, judgement: Judgement, current: HeadVersion) -> None:
+        """Keep what a device made of a head, and warn once where most do not want the current one."""
+        verdicts = self._desk.store.verdicts
+        verdicts.note(device.id, judgement)
+        if judgement.head_version != current or judgement.verdict is not Verdict.KEPT_PREVIOUS:
+            return
+        if tally := verdicts.doubts(current):
+            log.warning(
+                "head %s: %d of %d devices keep the head before, which is better on their own samples: "
+                "look at it, `fedclient gateway rollback` goes back",
+                current,
+                tally.kept_previous,
+                tally.adopted + tally.kept_previous,
+            )
 
     def _floor(self, device: Device, status: Status, collection: Collection, now_s: float) -> None:
         current, floor = collection.current, status.floor

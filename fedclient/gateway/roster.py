@@ -79,8 +79,8 @@ class Roster:
             (counter, device_id, counter),
         )
 
-    def save_status(self, device_id: str, status: Status, unix_s: float) -> None:
-        """Keep the newest status of a device, by (start, sequence)."""
+    def save_status(self, device_id: str, status: Status, unix_s: float) -> bool:
+        """Keep the newest status of a device, by (start, sequence); False for one that is not."""
         gates = " ".join(status.closed_gates)
         self._db.execute(
             "INSERT INTO status VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET"
@@ -97,6 +97,7 @@ class Roster:
                 int(unix_s),
             ),
         )
+        return self._db.one("SELECT changes()") == (1,)
 
     def statuses(self) -> dict[str, dict[str, Any]]:
         """Last status of each device that sent one."""

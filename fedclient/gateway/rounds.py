@@ -8,6 +8,8 @@ Rules (PROTOCOL 4, DESIGN 9):
 - A version closes when `cohort` updates are in, or at its deadline; never below `min_devices`
   distinct devices, and never below 2: below, the buffer is kept and the deadline extended.
 - At most one counted update per (device, generation, base version).
+- An update made under another plan than the current one is late: of feature statistics, once they are
+  collected, there is no use.
 - An update on an older base of this generation counts with weight 1/sqrt(1 + staleness) up to
   `max_staleness` versions (FedBuff: Nguyen et al. 2022); 0 is synchronous FedAvg.
 - Only versions of the current generation count; while a restored database waits for `recover`,
@@ -71,6 +73,7 @@ class Offered:
     base: HeadVersion
     counted_before: bool  # an update of this device on this base is counted already
     new_device: bool  # nothing of this device is in the buffer
+    same_plan: bool = True  # the plan it was made under is the current one
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def _offered(state: State, event: Offered) -> tuple[State, tuple[Action, ...]]:
     if event.base > state.current:
         return state, (Defer(),)
     staleness = state.current.version - event.base.version
-    if staleness > state.rules.max_staleness:
+    if staleness > state.rules.max_staleness or not event.same_plan:
         return state, (Decline(Reason.LATE),)
     if event.counted_before:
         return state, (Decline(Reason.CLOSED),)

@@ -26,6 +26,7 @@ from typing import Any
 from fedclient.errors import AlreadyRunning, StorageError
 from fedclient.gateway.commands import Commands
 from fedclient.gateway.roster import Roster, Standing
+from fedclient.gateway.verdicts import Verdicts
 from fedclient.storage import Database, disk_errors
 from fedclient.values import NO_HEAD, Base, Broker, HeadVersion
 
@@ -72,6 +73,15 @@ _MIGRATIONS = (
         seconds INTEGER NOT NULL, unix_s INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX command_newest ON command (sequence);
     """,
+    """
+    ALTER TABLE counted ADD COLUMN epochs INTEGER;
+    ALTER TABLE head ADD COLUMN epochs REAL;
+    ALTER TABLE head ADD COLUMN doubted INTEGER;
+    CREATE TABLE judgement (
+        device TEXT NOT NULL, version INTEGER NOT NULL, generation INTEGER NOT NULL,
+        verdict INTEGER NOT NULL, PRIMARY KEY (device, version)) WITHOUT ROWID;
+    CREATE INDEX judgement_verdict ON judgement (version, verdict);
+    """,
 )
 # `went_into` of an update whose device was revoked, or whose generation ended, before its version closed.
 _LEFT_OUT = 0
@@ -87,6 +97,7 @@ class CountedUpdate:
     weight: float
     wire_bytes: int
     body: bytes
+    epochs: int | None = None  # None: all of the plan's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +110,7 @@ class Round:
     bytes_down: int
     seconds: float
     closed_unix_s: int
+    epochs: float | None = None  # mean over the updates; None where all did the plan's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +133,7 @@ class Store:
         self._bases: dict[HeadVersion, Base] = {}
         self.roster = Roster(self._db)
         self.commands = Commands(self._db)
+        self.verdicts = Verdicts(self._db)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One commit; see Database.transaction."""
@@ -223,7 +236,7 @@ class Store:
         if made is not None:
             self._db.execute(
                 "UPDATE head SET counted = ?, accuracy = ?, bytes_up = ?, bytes_down = ?, seconds = ?,"
-                " closed_unix_s = ? WHERE generation = ? AND version = ?",
+                " closed_unix_s = ?, epochs = ? WHERE generation = ? AND version = ?",
                 (
                     made.counted,
                     made.accuracy,
@@ -231,6 +244,7 @@ class Store:
                     made.bytes_down,
                     made.seconds,
                     made.closed_unix_s,
+                    made.epochs,
                     version.generation,
                     version.version,
                 ),
@@ -242,8 +256,8 @@ class Store:
     def rounds(self) -> list[tuple[HeadVersion, Round]]:
         """Every head version that was made out of updates, oldest first."""
         rows = self._db.execute(
-            "SELECT generation, version, counted, accuracy, bytes_up, bytes_down, seconds, closed_unix_s"
-            " FROM head WHERE counted IS NOT NULL ORDER BY generation, version"
+            "SELECT generation, version, counted, accuracy, bytes_up, bytes_down, seconds, closed_unix_s,"
+            " epochs FROM head WHERE counted IS NOT NULL ORDER BY generation, version"
         )
         return [
             (
@@ -255,6 +269,7 @@ class Store:
                     bytes_down=row[5],
                     seconds=row[6],
                     closed_unix_s=row[7],
+                    epochs=row[8],
                 ),
             )
             for row in rows
@@ -272,8 +287,8 @@ class Store:
     def add_counted(self, update: CountedUpdate) -> None:
         base = update.base
         self._db.execute(
-            "INSERT INTO counted (device, generation, version, counter, weight, wire_bytes, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO counted (device, generation, version, counter, weight, wire_bytes, body,"
+            " epochs) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 update.device,
                 base.generation,
@@ -282,6 +297,7 @@ class Store:
                 update.weight,
                 update.wire_bytes,
                 update.body,
+                update.epochs,
             ),
         )
 
@@ -289,7 +305,7 @@ class Store:
         """Yield the open version's updates in the order they were counted, few in memory at a time."""
         last = 0
         while rows := self._db.execute(
-            "SELECT row, device, generation, version, counter, weight, wire_bytes, body FROM counted"
+            "SELECT row, device, generation, version, counter, weight, wire_bytes, body, epochs FROM counted"
             " WHERE went_into IS NULL AND row > ? ORDER BY row LIMIT 64",
             (last,),
         ):
@@ -302,6 +318,7 @@ class Store:
                     weight=row[5],
                     wire_bytes=row[6],
                     body=row[7],
+                    epochs=row[8],
                 )
 
     def leave_out_revoked(self) -> int:

@@ -4,7 +4,8 @@
 
 The moment is the STEPS-th statement sent to the database or message sent to the broker; without one
 it ends with exit code 0 when the head has reached VERSION.  Devices keep what they have sent and not
-settled in a file, as the agent keeps its outbox.
+settled in a file, as the agent keeps its outbox.  The first version collects feature statistics; under
+those after it the devices do different numbers of epochs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from fedclient.gateway import releases
 from fedclient.storage import Database
 from fedclient.transport.memory import MemoryTransport
 from fedclient.uplink import envelope_hash
-from fedclient.values import HeadVersion, ReceiptStatus
-from tests.gateway.harness import Device, Farm, body, content
+from fedclient.values import HeadVersion, Plan, ReceiptStatus
+from tests.gateway.harness import Device, Farm, normalized, normalized_body, statistics_body
 
 DEVICES = 4
 
@@ -54,7 +55,8 @@ class Agent:
         manifest = self.device.manifest
         if manifest is not None and manifest.head_version > HeadVersion(*self.saved["done"]):
             counter = self.saved["counter"] + 1
-            envelope = self.device.pack(counter=counter, body=body_of(self.device.id, counter))
+            made = sent(self.device.id, counter, manifest.plan)
+            envelope = self.device.pack(counter=counter, **made)
             done = [manifest.head_version.generation, manifest.head_version.version]
             self.saved |= {"counter": counter, "envelope": envelope.hex(), "done": done}
             self.save()
@@ -62,8 +64,12 @@ class Agent:
             assert envelope_hash(envelope)
 
 
-def body_of(device_id: str, counter: int) -> bytes:
-    return body(seed=int.from_bytes(device_id.encode(), "big") % 1000 + 1000 * counter)
+def sent(device_id: str, counter: int, plan: Plan) -> dict[str, object]:
+    """Return body and epochs of an update."""
+    seed = int.from_bytes(device_id.encode(), "big") % 1000 + 1000 * counter
+    if plan.statistics:
+        return {"body": statistics_body(seed), "epochs": None}
+    return {"body": normalized_body(seed), "epochs": seed % plan.epochs or None}
 
 
 def die_after(steps: int) -> None:
@@ -85,7 +91,7 @@ def main() -> None:
     folder, steps, version = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     farm = Farm(folder / "gateway", publish=False)
     if farm.store.current() == HeadVersion(0, 0):
-        releases.publish(farm.desk, content())
+        releases.publish(farm.desk, normalized())
     devices = farm.devices(DEVICES)
     agents = [Agent(farm, device, folder / f"{device.id}.json") for device in devices]
     die_after(steps)

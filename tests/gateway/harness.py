@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from fedclient.transport.base import Connected, Received
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.uplink import DeviceUplink, envelope_hash
 from fedclient.values import (
+    MEAN,
+    MEAN_SQUARE,
     Base,
     Broker,
     Codec,
@@ -47,6 +50,38 @@ NOTHING = HeadVersion(0, 0)
 def content(plan: Plan = PLAN, model: bytes = b"a model") -> releases.Content:
     head = np.linspace(-1, 1, P, dtype=np.float32)
     return releases.Content(model=model, head=head, tensors=TENSORS, labels=("a", "b"), plan=plan)
+
+
+# A head whose features are standardised, and a plan that collects what that needs.
+NORMALIZED = (
+    TensorSpec(name="bias", shape=(4,)),
+    TensorSpec(name=MEAN, shape=(3,)),
+    TensorSpec(name=MEAN_SQUARE, shape=(3,)),
+)
+COLLECTING = replace(PLAN, epochs=5, statistics=True)
+
+
+def normalized(plan: Plan = COLLECTING) -> releases.Content:
+    head = np.array([1, 2, 3, 4, 0, 0, 0, 1, 1, 1], dtype=np.float32)
+    return releases.Content(model=b"a model", head=head, tensors=NORMALIZED, labels=(), plan=plan)
+
+
+def samples(seed: int, rows: int = 32) -> np.ndarray:
+    """A device's features."""
+    return np.random.default_rng(seed).normal(size=(rows, 3)) * [1e-3, 1, 1e4] + [0, 5, 1e4]
+
+
+def statistics_body(seed: int) -> bytes:
+    """What a device with `samples(seed)` sends under COLLECTING."""
+    x = samples(seed)
+    vector = np.concatenate([np.zeros(4), x.mean(axis=0), np.square(x).mean(axis=0)]).astype(np.float32)
+    return codec.encode(vector, NORMALIZED, COLLECTING.body_codec).body
+
+
+def normalized_body(seed: int) -> bytes:
+    """A delta under the plan that follows COLLECTING."""
+    vector = np.random.default_rng(seed).normal(size=parameters(NORMALIZED)).astype(np.float32) / 9
+    return codec.encode(vector, NORMALIZED, COLLECTING.codec).body
 
 
 class Device:
@@ -106,10 +141,9 @@ class Device:
         """Pack and send an update."""
         return self.send(self.pack(**fields))
 
-    def status(self, floor: HeadVersion = NOTHING, sequence: int = 1) -> bytes:
-        status = Status(
-            start=1, sequence=sequence, phase=Phase.IDLE, closed_gates=("power",), floor=floor, software="0.1"
-        )
+    def status(self, floor: HeadVersion = NOTHING, sequence: int = 1, **fields: object) -> bytes:
+        values = {"phase": Phase.IDLE, "closed_gates": ("power",), "software": "0.1"} | fields
+        status = Status(start=1, sequence=sequence, floor=floor, **values)
         return self.send(self.uplink.status(status), MessageType.STATUS)
 
     def enrol(self, token: bytes) -> bytes:

@@ -49,10 +49,29 @@ def test_stale_updates_weigh_less(tmp_path):
     assert row.weight == pytest.approx(2**5 / np.sqrt(2))
 
 
-def test_rule_4_4_a_rebuilt_collection_makes_the_bit_identical_head(farm):
+def test_a_device_that_did_fewer_epochs_counts_as_much_as_another(tmp_path):
+    farm = Farm(tmp_path / "gateway", publish=False)
+    releases.publish(farm.desk, content(replace(PLAN, epochs=5, norm_bound=50.0)))
     devices = farm.devices(3)
-    for device in devices[:2]:
-        device.update(bucket=7)
+    for seed, (device, epochs) in enumerate(zip(devices, (None, 1, 2), strict=True)):
+        device.update(body=body(seed), epochs=epochs)
+    farm.settle(*devices)
+    made = enumerate((5, 1, 2))
+    each = [(expected_head(farm, [(seed, 1)]) - content().head) / epochs for seed, epochs in made]
+    expected = content().head + 8 / 3 * np.mean(each, axis=0)
+    assert np.allclose(farm.head(), expected, rtol=1e-6, atol=1e-7)
+    assert [made.epochs for _, made in farm.store.rounds()] == [8 / 3]
+    for device in devices:
+        device.update(epochs=5 if device is devices[0] else None)
+    farm.settle(*devices)
+    assert [made.epochs for _, made in farm.store.rounds()] == [8 / 3, None], "the last one did the plan's"
+
+
+def test_rule_4_4_a_rebuilt_collection_makes_the_bit_identical_head(farm):
+    releases.publish(farm.desk, content(replace(PLAN, epochs=7)))
+    devices = farm.devices(3)
+    for device, epochs in zip(devices[:2], (3, 7), strict=True):
+        device.update(bucket=7, epochs=epochs)
     farm.settle(*devices)
     for _ in range(3):
         farm.restart()
@@ -60,6 +79,7 @@ def test_rule_4_4_a_rebuilt_collection_makes_the_bit_identical_head(farm):
         assert fresh.state.updates == 2
         assert fresh.bytes_up == farm.gateway._collection.bytes_up
         assert (fresh._sum._total == farm.gateway._collection._sum._total).all()
+        assert fresh._epochs == 10
     running = farm.gateway._collection._sum.finish(content().head, 1.0)
     farm.restart()
     assert farm.gateway._collection._sum.finish(content().head, 1.0).tobytes() == running.tobytes()

@@ -17,8 +17,8 @@ from fedclient import codec
 from fedclient.gateway import aggregate
 from fedclient.gateway.desk import manifest_of
 from fedclient.gateway.server import open_desk
-from tests.gateway.crash_child import DEVICES, body_of
-from tests.gateway.harness import SETTINGS, content
+from tests.gateway.crash_child import DEVICES, sent
+from tests.gateway.harness import SETTINGS, normalized
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,14 +72,19 @@ def check_heads(desk, ledger) -> None:
     for device, _, counter, went_into in ledger:
         rows[went_into].append((device, counter))
     heads = {one.head_version.version: manifest_of(one) for one in desk.store.releases(10**6)}
-    head = content().head
+    head = normalized().head
+    assert [heads[version].plan.statistics for version in sorted(heads)] == [True] + [False] * (
+        len(heads) - 1
+    )
     for version in sorted(heads)[1:]:
-        manifest = heads[version]
-        running = aggregate.RunningSum(manifest)
+        manifest, plan = heads[version], heads[version - 1].plan
+        running = aggregate.RunningSum(heads[version - 1])
         assert len(rows[version]) >= SETTINGS.min_devices
         for device, counter in rows[version]:
-            decoded = codec.decode(body_of(device, counter), manifest.tensors, manifest.plan.codec)
-            running.add(decoded, aggregate.sample_weight(5, SETTINGS.max_weight_bucket))
+            update = sent(device, counter, plan)
+            decoded = codec.decode(update["body"], manifest.tensors, plan.body_codec)
+            weight = aggregate.sample_weight(5, SETTINGS.max_weight_bucket)
+            running.add(decoded, weight, update["epochs"] or plan.epochs)
         head = running.finish(head, SETTINGS.server_learning_rate)
         assert desk.store.blob(manifest.head.hash) == head.astype("<f4").tobytes()
         assert np.isfinite(head).all()

@@ -11,7 +11,7 @@ from fedclient.gateway.intake import RETRY_WINDOW_S, Mail
 from fedclient.gateway.roster import Standing
 from fedclient.limits import COUNTER_MAX, MAX_UPDATE_BYTES
 from fedclient.uplink import DeviceUplink, envelope_hash
-from fedclient.values import HeadVersion, MessageType, Reason, ReceiptStatus, Update
+from fedclient.values import HeadVersion, Judgement, MessageType, Reason, ReceiptStatus, Update, Verdict
 from tests.gateway.harness import FEDERATION, PLAN, SETTINGS, Device, Farm, body, content
 
 UNOPENABLE = (ReceiptStatus.REFUSED, Reason.UNOPENABLE, 0)
@@ -306,6 +306,7 @@ def test_rule_4_3_a_version_of_this_generation_that_never_was_is_refused(farm):
         ({"body": body(1)[:-1]}, Reason.SHAPE),
         ({"body": b""}, Reason.SHAPE),
         ({"bucket": 14}, Reason.SAMPLES),
+        ({"epochs": 2}, Reason.SAMPLES),
     ],
 )
 def test_rule_4_3_refused_for_what_it_claims(farm, fields, reason):
@@ -360,6 +361,48 @@ def test_rule_8_the_newest_status_is_kept(farm):
     kept = farm.store.roster.statuses()[device.id]
     assert (kept["sequence"], kept["phase"], kept["closed_gates"]) == (2, "idle", "power")
     assert device.receipts == []
+
+
+def kept_previous(farm):
+    return Judgement(head_version=farm.store.current(), verdict=Verdict.KEPT_PREVIOUS)
+
+
+def test_rule_8_the_newest_verdict_is_kept_and_nothing_follows_from_it(farm):
+    (device,) = farm.devices(1)
+    adopted = Judgement(head_version=HeadVersion(1, 1), verdict=Verdict.ADOPTED)
+    old = device.status(sequence=1, judgement=kept_previous(farm))
+    device.status(sequence=2, judgement=adopted)
+    device.send(old, MessageType.STATUS)
+    device.status(sequence=3)  # it says nothing new
+    device.status(
+        sequence=4, judgement=replace(adopted, head_version=HeadVersion(3, 9))
+    )  # there is none such
+    farm.settle(device)
+    assert farm.store.verdicts.last() == {device.id: adopted}
+    assert farm.store.current() == HeadVersion(1, 1)
+
+
+def test_most_devices_keep_the_previous_head_is_one_warning(farm, caplog):
+    devices = farm.devices(4)
+
+    def warnings(device, **fields):
+        device.counter += 1
+        device.status(sequence=device.counter, **fields)
+        farm.settle(device)
+        return [record.getMessage() for record in caplog.records if "keep the head before" in record.message]
+
+    for device in devices[:2]:
+        assert warnings(device, judgement=kept_previous(farm)) == [], "two are too few"
+    assert len(warnings(devices[2], judgement=kept_previous(farm))) == 1
+    (said,) = warnings(devices[3], judgement=kept_previous(farm))
+    assert said.startswith("head 1.1: 3 of 3 devices keep the head before")
+    farm.restart()
+    assert len(warnings(devices[3], judgement=kept_previous(farm))) == 1, "once, whatever happens"
+    releases.publish(farm.desk, content())
+    farm.settle(*devices)
+    for device in devices[:2]:
+        warnings(device, judgement=kept_previous(farm))
+    assert len(warnings(devices[2], judgement=kept_previous(farm))) == 2, "another version"
 
 
 def test_rule_8_a_damaged_status_gets_the_uniform_answer(farm):

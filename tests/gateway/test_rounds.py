@@ -34,8 +34,10 @@ def fresh(**over: object) -> State:
     return opened(rules(**over), CURRENT, 0.0)
 
 
-def offered(base: HeadVersion = CURRENT, *, before: bool = False, new: bool = True) -> Offered:
-    return Offered(base=base, counted_before=before, new_device=new)
+def offered(
+    base: HeadVersion = CURRENT, *, before: bool = False, new: bool = True, same_plan: bool = True
+) -> Offered:
+    return Offered(base=base, counted_before=before, new_device=new, same_plan=same_plan)
 
 
 def run(state: State, *events: tuple[object, float]) -> tuple[State, tuple[object, ...]]:
@@ -95,6 +97,14 @@ def test_staleness_bound_zero_is_synchronous_fedavg():
     assert step(fresh(), offered(HeadVersion(2, 6)), 1.0)[1] == (Decline(Reason.LATE),)
 
 
+def test_an_update_under_another_plan_of_this_generation_is_late():
+    state = fresh(max_staleness=2)
+    assert step(state, offered(HeadVersion(2, 6), same_plan=False), 1.0) == (state, (Decline(Reason.LATE),))
+    older = offered(HeadVersion(1, 6), same_plan=False)
+    assert step(state, older, 1.0)[1] == (Decline(Reason.GENERATION),)
+    assert step(state, offered(HeadVersion(2, 9), same_plan=False), 1.0)[1] == (Defer(),)
+
+
 def test_rule_4_2_one_counted_update_per_device_generation_and_base():
     state = fresh()
     assert step(state, offered(before=True), 1.0) == (state, (Decline(Reason.CLOSED),))
@@ -125,6 +135,7 @@ EVENTS = st.one_of(
         base=st.builds(HeadVersion, st.integers(1, 3), st.integers(1, 9)),
         counted_before=st.booleans(),
         new_device=st.booleans(),
+        same_plan=st.booleans(),
     ),
 )
 

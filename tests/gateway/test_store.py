@@ -33,10 +33,9 @@ def add(store, *releases):
             store.add_release(one)
 
 
-def counted(device="a", version=1, counter=1):
-    return CountedUpdate(
-        device=device, base=HeadVersion(1, version), counter=counter, weight=0.1, wire_bytes=9, body=b"b"
-    )
+def counted(device="a", version=1, counter=1, epochs=None):
+    fields = {"weight": 0.1, "wire_bytes": 9, "body": b"b", "epochs": epochs}
+    return CountedUpdate(device=device, base=HeadVersion(1, version), counter=counter, **fields)
 
 
 def test_a_federation_is_founded_once(store, tmp_path):
@@ -59,6 +58,23 @@ def test_a_database_without_commands_is_brought_up_to_date(tmp_path):
     store.close()
     with pytest.raises(StorageError, match="newer"):
         Database.open(tmp_path / DATABASE_NAME, migrations=_MIGRATIONS[:1])
+
+
+def test_updates_of_before_there_were_epochs_did_the_plans(tmp_path):
+    old = Database.open(tmp_path / DATABASE_NAME, migrations=_MIGRATIONS[:2])
+    with old.transaction():
+        old.execute(
+            "INSERT INTO counted (device, generation, version, counter, weight, wire_bytes, body)"
+            " VALUES ('a', 1, 1, 1, 0.1, 9, ?)",
+            (b"b",),
+        )
+    old.close()
+    store = Store(tmp_path)
+    assert list(store.buffered()) == [counted()]
+    assert next(store.buffered()).epochs is None
+    with store.transaction():
+        store.add_counted(counted(device="b", epochs=3))
+    assert [row.epochs for row in store.buffered()] == [None, 3]
 
 
 def test_an_empty_database_says_what_to_do(tmp_path):
