@@ -52,9 +52,10 @@ def copy(
     for operator in kept:
         used.update(operator.inputs, operator.outputs, operator.intermediates)
     numbers = {old: new for new, old in enumerate(sorted(used - {-1}))}
+    number = (numbers | {-1: -1}).__getitem__
     return Copied(
         tensors=[_tensor(graphs[0].tensors[old], buffers, writer) for old in numbers],
-        operators=[_operator(operator, (numbers | {-1: -1}).__getitem__, writer) for operator in kept],
+        operators=[_operator(operator, number, writer) for operator in kept],
         input=numbers[graphs[0].inputs[0]] if graphs[0].inputs else -1,
         numbers=numbers,
     )

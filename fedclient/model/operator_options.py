@@ -14,6 +14,7 @@ from fedclient.model.layout import Field, RawTable, Scalar, Vector
 from fedclient.model.reader import Table
 from fedclient.model.schema import OPTIONS, Op
 
+MAX_BYTES: Final = 1024  # of a table; the largest of the schema has 40
 Options = RawTable | dict[int, Field] | None
 
 _COUNTS: Final = """
@@ -37,9 +38,11 @@ CALLS: Final = {operators.CALL: (0,), Op.CALL_ONCE: (0,), Op.IF: (0, 1), Op.WHIL
 def read_options(kind: int, table: Table) -> tuple[Options, str]:
     """Return the options, and what of them cannot be copied, "" when all can."""
     fields, body = table.raw()
+    if len(body) > MAX_BYTES:
+        return None, f"has {len(body)} bytes of options ({kind})"
     if any(fields[FIELDS.get(kind, 0) :]):
         slot = max(slot for slot, place in enumerate(fields) if place)
-        return None, f"field {slot} of its options ({kind}) is newer than this program"
+        return None, f"has options ({kind}) whose field {slot} is newer than this program"
     if kind not in REFERENCES:
         return RawTable(fields=fields, body=body, start=table.position % 8), ""
     return {

@@ -19,6 +19,7 @@ Graphs = Sequence[SourceGraph]
 RUNTIME: Final = "tflite-runtime 2.14"
 MAX_RANK: Final = 8  # the most that any kernel indexes
 MAX_TENSOR_BYTES: Final = 1024 * 1024 * 1024  # of one tensor; the boards have that much in all
+KINDS: Final = frozenset(TensorType)
 SIZES: Final = {
     TensorType.FLOAT32: 4,
     TensorType.FLOAT16: 2,
@@ -81,8 +82,9 @@ def _calls(found: Sequence[SourceOperator]) -> Iterator[int]:
 
 
 def _require_graph(graph: SourceGraph, kept: Sequence[SourceOperator], storage: Storage) -> None:
-    checked: set[int] = set()
-    written = set(graph.inputs)
+    for number in graph.inputs:
+        _require_tensor(graph.tensors[number], storage)
+    checked, written = set(graph.inputs), set(graph.inputs)
     for operator in kept:
         _require_operator(operator)
         for number in {*operator.inputs, *operator.outputs, *operator.intermediates} - checked - {-1}:
@@ -106,7 +108,7 @@ def _require_operator(operator: SourceOperator) -> None:
             )
         if operator.custom not in operators.CUSTOM:
             raise ModelError(f"{operator} is a custom operator, which {RUNTIME} does not know")
-    elif operator.op >= len(operators.NEWEST):
+    elif not 0 <= operator.op < len(operators.NEWEST):
         raise ModelError(f"{operator} is newer than {RUNTIME}: convert the model for an older runtime")
     elif not 1 <= operator.version <= operators.NEWEST[operator.op]:
         newest = operators.NEWEST[operator.op]
@@ -123,7 +125,7 @@ def _require_tensor(tensor: SourceTensor, storage: Storage) -> None:
 
 
 def _flaw(tensor: SourceTensor, storage: Storage) -> str:
-    if tensor.kind not in set(TensorType):
+    if tensor.kind not in KINDS:
         return f"has type {tensor.kind}, newer than {RUNTIME}"
     if tensor.buffer in storage.external:
         return "has its values outside of the file's tables (field buffer.offset)"

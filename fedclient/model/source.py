@@ -57,7 +57,9 @@ class SourceOperator:
 
     @property
     def name(self) -> str:
-        return self.custom[:80] if self.op == Op.CUSTOM else operators.name(self.op)
+        if self.op != Op.CUSTOM:
+            return operators.name(self.op)
+        return self.custom if self.custom.isprintable() and len(self.custom) <= 80 else repr(self.custom[:80])
 
     def __str__(self) -> str:
         return f"operator {self.name} ({self.index})"
