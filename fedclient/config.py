@@ -136,6 +136,11 @@ class AdoptionSettings:
     personal: str = key("off", "tune a copy for the app after each job", "off", "finetune")
     finetune_epochs: int = key(5, "passes over the samples for that copy", 1, limits.MAX_EPOCHS)
 
+    @property
+    def tuned_epochs(self) -> int:
+        """Return how many passes a copy for the app gets: 0 where none is made."""
+        return self.finetune_epochs if self.personal == "finetune" else 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricsSettings:

@@ -190,6 +190,8 @@ class Work:
             memory_mib=settings.memory_mib,
             feature_batch=self.conditions.profile.feature_batch,
             verbose=log.isEnabledFor(logging.INFO),
+            finetune_epochs=self._config.adoption.tuned_epochs,
+            min_judged=self._config.adoption.min_samples,
         )
         try:
             self.child = Child(arguments, timeout_at_s=now_s + settings.timeout_s)

@@ -43,6 +43,8 @@ class JobArguments:
     memory_mib: int | None
     feature_batch: int | None  # samples that the backbone takes at once, at most
     verbose: bool  # say how far it is, on the agent's standard error
+    finetune_epochs: int = 0  # of a copy for the app, after the job; 0: none
+    min_judged: int = 20  # held-out rows; with fewer there is no telling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
