@@ -152,7 +152,12 @@ def publish(args: argparse.Namespace) -> int:
     if labels and len(labels) != model.classes:
         raise UsageError(f"--labels has {len(labels)} names, the model has {model.classes} classes")
     content = releases.Content(
-        model=data, head=model.get_weights(), tensors=model.tensors, labels=labels, plan=plan
+        model=data,
+        head=model.get_weights(),
+        tensors=model.tensors,
+        labels=labels,
+        plan=plan,
+        takes=frozenset(model.hyper_parameters),
     )
     return _release(args, lambda desk: releases.publish(desk, content))
 

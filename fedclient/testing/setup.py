@@ -42,7 +42,12 @@ def publish(desk: Desk, model: bytes, plan: Plan) -> HeadVersion:
     """Begin a generation with the weights that `model` comes with."""
     loaded = runtime.load(model)
     content = releases.Content(
-        model=model, head=loaded.get_weights(), tensors=loaded.tensors, labels=(), plan=plan
+        model=model,
+        head=loaded.get_weights(),
+        tensors=loaded.tensors,
+        labels=(),
+        plan=plan,
+        takes=frozenset(loaded.hyper_parameters),
     )
     return releases.publish(desk, content)
 
