@@ -39,6 +39,7 @@ class Result:
 
     body: bytes
     examples: int
+    epochs: int | None = None  # done, where time cut the plan's
     accuracy_percent: int | None = None  # of the base head, where the owner shares it
     left: TakenBack | None = None  # the new residual and what it settles; None: neither changes
     personal: bytes | None = None  # the layer that is never sent; None: it does not change
@@ -98,6 +99,7 @@ def _update(counter: int, manifest: Manifest, result: Result) -> Update:
         bucket=result.examples.bit_length() - 1,
         accuracy_percent=result.accuracy_percent,
         body=result.body,
+        epochs=result.epochs,
     )
 
 

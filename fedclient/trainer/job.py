@@ -6,7 +6,6 @@ This file is the order of things; `workplace`, `loading`, `checkpoints`, `pack` 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,10 +19,10 @@ from fedclient.trainer import checkpoints, personal
 from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
 from fedclient.trainer.loading import features, load
 from fedclient.trainer.pack import pack
+from fedclient.trainer.spent import Spent
 from fedclient.trainer.workplace import Superseded, Workplace
 from fedclient.training.dataset import Prepared, prepare
 from fedclient.training.loop import EpochReport, HeadTraining
-from fedclient.training.process import pss_mib
 from fedclient.values import Manifest
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,7 @@ class JobRun:
     def __init__(self, arguments: JobArguments, should_stop: Callable[[], bool]) -> None:
         self._arguments = arguments
         self._should_stop = should_stop
-        self._started = time.monotonic()
-        self._peak_pss_mib = 0.0
+        self._spent = Spent()
         self._place = Workplace(arguments)
 
     def run(self) -> TrainerExit:
@@ -66,7 +64,7 @@ class JobRun:
         if result is None:
             return TrainerExit.STOPPED
         done = hand_over(self._place, job, manifest, result)
-        log.info("update handed over seconds=%.3f", time.monotonic() - self._started)
+        log.info("update handed over seconds=%.3f", self._spent.seconds)
         return done
 
     def _train(
@@ -76,24 +74,26 @@ class JobRun:
         model, base = start
         training = HeadTraining(model=model, examples=on.examples, plan=manifest.plan, seed=job.seed)
         own = personal.put_over(self._place, job, manifest, base)
-        base_accuracy = checkpoints.begin_or_resume(self._place, job, training, own)
-        self._measure()
+        base_accuracy = checkpoints.begin_or_resume(self._place, job, training, own, self._spent)
+        self._spent.measure()
 
         def on_epoch(_: EpochReport) -> None:
-            self._measure()
-            if training.epoch < manifest.plan.epochs:
-                checkpoints.save(self._place, job, training, base_accuracy)
+            self._spent.measure()
+            if not training.is_done:
+                checkpoints.save(self._place, job, training, base_accuracy, self._spent)
 
         if not training.run(self._should_stop, on_epoch):
-            checkpoints.save(self._place, job, training, base_accuracy)
+            checkpoints.save(self._place, job, training, base_accuracy, self._spent)
             return None
-        log.info("trained epochs=%d", manifest.plan.epochs)
+        log.info("trained epochs=%d", training.epoch)
+        self._spent.add_head(training)
         back = take_back(self._place, job, manifest)
         packed = pack(training, base, back.residual, self._arguments.min_per_class)
-        self._measure()
+        self._spent.measure()
         return Result(
             body=packed.body,
             examples=len(on.examples),
+            epochs=training.epoch if training.epoch < manifest.plan.epochs else None,
             accuracy_percent=self._shared_accuracy(base_accuracy, on),
             left=TakenBack(residual=packed.residual, counters=back.counters),
             personal=personal.taken_from(model),
@@ -109,6 +109,20 @@ class JobRun:
     def _samples(self, job: Job, manifest: Manifest, model: TrainableModel) -> tuple[Job, Prepared]:
         """Load what this job trains on: its own choice of the first start, unless samples were purged."""
         store = SampleStore(self._place.folder.samples)
+        if job.epoch != store.epoch:
+            job = self._choose_samples(job, store, manifest)
+        prepared = self._prepared(job, store, manifest, model)
+        if len(prepared.ids) + prepared.skipped < len(job.sample_ids or ()):  # some made room for others
+            job = self._choose_samples(job, store, manifest)
+            prepared = self._prepared(job, store, manifest, model)
+        if prepared.distinct < self._arguments.min_samples:
+            raise PrivacyFloor(
+                f"{prepared.distinct} distinct samples fit the model, the privacy floor is "
+                f"{self._arguments.min_samples} ([privacy] min_samples)"
+            )
+        return job, prepared
+
+    def _prepared(self, job: Job, store: SampleStore, manifest: Manifest, model: TrainableModel) -> Prepared:
         rows = features(
             self._place.folder,
             model,
@@ -116,18 +130,10 @@ class JobRun:
             at_once=self._arguments.feature_batch,
             before_each=self._check_wanted,
         )
-        if job.epoch != store.epoch:
-            job = self._choose_samples(job, store, manifest)
-        prepared = prepare(store.read(job.sample_ids or ()), model, manifest.labels, rows)
-        if len(prepared.ids) + prepared.skipped < len(job.sample_ids or ()):  # some made room for others
-            job = self._choose_samples(job, store, manifest)
-            prepared = prepare(store.read(job.sample_ids or ()), model, manifest.labels, rows)
-        if prepared.distinct < self._arguments.min_samples:
-            raise PrivacyFloor(
-                f"{prepared.distinct} distinct samples fit the model, the privacy floor is "
-                f"{self._arguments.min_samples} ([privacy] min_samples)"
-            )
-        return job, prepared
+        try:
+            return prepare(store.read(job.sample_ids or ()), model, manifest.labels, rows)
+        finally:
+            self._spent.add_backbone(rows)
 
     def _choose_samples(self, job: Job, store: SampleStore, manifest: Manifest) -> Job:
         """Fix what this job trains on; if it was fixed before, those samples are gone and it starts over."""
@@ -145,8 +151,7 @@ class JobRun:
             "samples": len(on.examples),
             "skipped": on.skipped,
             "newest_sample": max(on.ids),
-            "seconds": time.monotonic() - self._started,
-            "peak_pss_mib": self._peak_pss_mib,
+            **self._spent.as_dict(),
         }
 
     def _shared_accuracy(self, base_accuracy: float, on: Prepared) -> int | None:
@@ -158,6 +163,3 @@ class JobRun:
         """Raise Asked when this trainer shall stop: a backbone may take minutes for all samples."""
         if self._should_stop():
             raise Asked
-
-    def _measure(self) -> None:
-        self._peak_pss_mib = max(self._peak_pss_mib, pss_mib())

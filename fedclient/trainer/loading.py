@@ -16,8 +16,8 @@ from fedclient.device.folder import DeviceFolder
 from fedclient.errors import ModelError
 from fedclient.runtime import TrainableModel
 from fedclient.samples.features import FeatureCache
-from fedclient.samples.store import features_path
-from fedclient.training.dataset import Features, features_of
+from fedclient.samples.store import SampleStore, features_path
+from fedclient.training.dataset import Features
 from fedclient.values import Manifest
 
 
@@ -45,6 +45,11 @@ def features(
     at_once: int | None = None,
     before_each: Callable[[], None] = lambda: None,
 ) -> Features:
-    """Return what turns this device's samples into rows of the head's input, through its feature cache."""
-    cache = FeatureCache(features_path(folder.samples))
-    return features_of(model, model_hash, cache, at_once=at_once, before_each=before_each)
+    """Return what turns this device's samples into rows of the head's input, through its feature cache.
+
+    It is for the samples that are there now: once some are purged it keeps nothing any more.
+    """
+    store = SampleStore(folder.samples)
+    epoch = store.epoch
+    cache = FeatureCache(features_path(folder.samples), is_current=lambda: store.epoch == epoch)
+    return Features(model, model_hash, cache, at_once=at_once, before_each=before_each)

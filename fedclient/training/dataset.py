@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,7 +17,8 @@ from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import Sample
 from fedclient.training.loop import Examples
 
-_BATCH = 256  # raw samples in memory at once while features are extracted
+_BATCH = 256  # samples in memory at once
+_BACKBONE_ROWS = 32  # through the backbone at once, then on the disk: what a power cut can cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,67 +50,88 @@ def prepare(
     """
     ids: list[int] = []
     classes: list[int] = []
-    rows: list[NDArray[np.float32]] = []
+    x = np.empty((0, *model.x_shape), np.float32)
     contents: set[bytes] = set()
     skipped = 0
     for batch in _batches(samples):
-        fitting = [(sample, class_number(sample.label, labels, model.classes)) for sample in batch]
         fitting = [
-            (sample, number) for sample, number in fitting if number is not None and _fits(sample, model)
+            (sample, number)
+            for sample in batch
+            if (number := class_number(sample.label, labels, model.classes)) is not None
+            and _fits(sample, model)
         ]
         skipped += len(batch) - len(fitting)
         if fitting:
-            rows.append(features([sample for sample, _ in fitting]))
+            x = _extended(x, features([sample for sample, _ in fitting]))
         for sample, number in fitting:
             ids.append(sample.id)
-            classes.append(number if number is not None else 0)
+            classes.append(number)
             contents.add(blake2b(sample.array.data, digest_size=16).digest())
     if not ids:
         raise DataError(
             f"no sample fits the model: {skipped} have another shape or type than "
             f"{list(model.sample_shape)} {model.sample_dtype}, or a label that is not one of its classes"
         )
-    examples = Examples(x=np.concatenate(rows), y=np.array(classes, dtype=np.int32))
+    examples = Examples(x=x, y=np.array(classes, dtype=np.int32))
     return Prepared(examples=examples, ids=tuple(ids), skipped=skipped, distinct=len(contents))
 
 
-Features = Callable[[list[Sample]], NDArray[np.float32]]
-
-
-def features_of(
-    model: TrainableModel,
-    model_hash: bytes,
-    cache: FeatureCache,
-    *,
-    at_once: int | None = None,
-    before_each: Callable[[], None] = lambda: None,
-) -> Features:
-    """Return a function from samples to rows of the head's input.
+class Features:
+    """From samples to rows of the head's input, and what that cost.
 
     A model with a backbone runs it once for each sample, ever: results are cached by
-    (model, sample id).  Without one, the sample is the row.  The backbone takes `at_once` samples
-    at a time; `before_each` of its runs may raise, and what was cached by then stays.
+    (model, sample id).  Without one, the sample is the row.  The backbone takes a few samples at a
+    time, at most `at_once`, and each few are cached before the next are begun; `before_each` of its
+    runs may raise, and what was cached by then stays.
     """
-    size = at_once or _BATCH
 
-    def plain(batch: list[Sample]) -> NDArray[np.float32]:
-        # each by itself: samples of other shapes and types fit as well, if their count does
-        return np.stack([_values(sample).astype(np.float32).reshape(model.x_shape) for sample in batch])
+    def __init__(
+        self,
+        model: TrainableModel,
+        model_hash: bytes = b"",
+        cache: FeatureCache | None = None,
+        *,
+        at_once: int | None = None,
+        before_each: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._model = model
+        self._hash = model_hash
+        self._cache = cache
+        self._at_once = min(at_once or _BACKBONE_ROWS, _BACKBONE_ROWS)
+        self._before_each = before_each
+        self.computed = 0  # samples that went through the backbone
+        self.seconds = 0.0  # that it took for them
 
-    def cached(batch: list[Sample]) -> NDArray[np.float32]:
-        known = cache.get(model_hash, [sample.id for sample in batch])
+    def __call__(self, batch: list[Sample]) -> NDArray[np.float32]:
+        if not self._model.has_features:
+            # each by itself: samples of other shapes and types fit as well, if their count does
+            rows = [_values(sample).astype(np.float32) for sample in batch]
+            return np.stack([row.reshape(self._model.x_shape) for row in rows])
+        known = {} if self._cache is None else self._cache.get(self._hash, [one.id for one in batch])
         missing = [sample for sample in batch if sample.id not in known]
-        for start in range(0, len(missing), size):
-            before_each()
-            part = missing[start : start + size]
-            fresh = model.extract(np.stack([_values(sample) for sample in part]))
-            new = {sample.id: row for sample, row in zip(part, fresh, strict=True)}
-            cache.put(model_hash, new)
-            known = {**known, **new}
-        rows: NDArray[np.float32] = np.stack([known[sample.id] for sample in batch])
-        return rows.reshape(len(batch), *model.x_shape)
+        for start in range(0, len(missing), self._at_once):
+            self._before_each()
+            new = self._extracted(missing[start : start + self._at_once])
+            if self._cache is not None:
+                self._cache.put(self._hash, new)
+            known |= new
+        found: NDArray[np.float32] = np.stack([known[sample.id] for sample in batch])
+        return found.reshape(len(batch), *self._model.x_shape)
 
-    return cached if model.has_features else plain
+    def _extracted(self, samples: list[Sample]) -> dict[int, NDArray[np.float32]]:
+        started = time.monotonic()
+        rows = self._model.extract(np.stack([_values(sample) for sample in samples]))
+        self.seconds += time.monotonic() - started
+        self.computed += len(samples)
+        return {sample.id: row for sample, row in zip(samples, rows, strict=True)}
+
+
+def _extended(x: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Append rows to `x`, which is nobody else's: large blocks grow where they are, without a second copy."""
+    at = len(x)
+    x.resize((at + len(more), *x.shape[1:]), refcheck=False)
+    x[at:] = more
+    return x
 
 
 def _batches(samples: Iterable[Sample]) -> Iterable[list[Sample]]:

@@ -19,12 +19,13 @@ from fedclient.device.jobs import Jobs, Lease, TrainerExit
 from fedclient.device.outbox import Row
 from fedclient.device.residual import ResidualKey
 from fedclient.errors import DataError, ModelError, PrivacyFloor, StorageDamaged
-from fedclient.model.head import write_head
-from fedclient.samples.store import SampleStore
+from fedclient.model.head import HeadOptions, Optimizer, write_head
+from fedclient.samples.store import SampleStore, features_path
 from fedclient.session import Outcome
 from fedclient.trainer.job import JobRun
 from fedclient.uplink import envelope_hash
-from fedclient.values import Codec, CodecMode, HeadVersion
+from fedclient.values import Codec, CodecMode, HeadVersion, Schedule
+from tests.runtime.models import Foreign, build
 from tests.trainer.setup import FEATURES, PLAN, Bench, bench, samples
 
 V1, V2 = HeadVersion(1, 1), HeadVersion(1, 2)
@@ -53,11 +54,13 @@ def begin(device: Bench, version: HeadVersion = V1, **publish: object):
     return manifest, device.jobs.new(version, threads=1)
 
 
-def result(device: Bench) -> tuple[bytes, bytes]:
+def result(device: Bench) -> tuple[bytes, ...]:
+    """All that training comes to: what is sent, what is left of it, and what is never sent."""
     row = device.outbox.unsettled()
     assert row is not None
     ((residual,),) = device.database.execute("SELECT data FROM residual")
-    return row.body, residual
+    personal = device.database.execute("SELECT data FROM personal")
+    return (row.body, residual, *(data for (data,) in personal))
 
 
 def copy(device: Bench, to) -> Bench:
@@ -87,13 +90,114 @@ def test_rule_5_2_one_transaction_hands_everything_over(device) -> None:
     assert report.report["bytes"]["sealed"] == len(row.envelope)
 
 
-@pytest.mark.parametrize("hidden", [None, 4], ids=["linear", "hidden"])
-def test_rule_5_1_stopped_at_every_batch_the_result_is_the_same(tmp_path, hidden) -> None:
-    device = bench(tmp_path / "device", model=write_head(FEATURES, 3, hidden))
+def test_fewer_epochs_than_the_plans_are_told_and_resumed_to_the_same_bits(device, tmp_path) -> None:
+    plan = replace(PLAN, epochs=50, budget_s=1e-6, schedule=Schedule.LINEAR)  # one epoch, on any machine
+    begin(device, plan=plan)
+    whole = copy(device, tmp_path / "whole")
+    stop = Stop()
+    assert run(whole, stop) == TrainerExit.DONE
+    assert stop.asked == 4
+    assert whole.opened(whole.outbox.unsettled()).epochs == 1
+    assert len(whole.journal.rounds()[0].report["epochs"]) == 1
+    for _ in range(4):
+        assert run(device, Stop(1)) == TrainerExit.STOPPED
+    assert run(device) == TrainerExit.DONE
+    assert result(device) == result(whole)
+    whole.close()
+
+
+def test_how_many_epochs_fit_is_decided_once(device) -> None:
+    begin(device, plan=replace(PLAN, epochs=5, budget_s=3600.0))
+    assert run(device, Stop(5)) == TrainerExit.STOPPED
+    job = device.jobs.current()
+    saved = device.jobs.checkpoint(job)
+    report = json.loads(saved.report)
+    assert report["epochs_that_fit"] == 5
+    fewer = replace(saved, report=json.dumps({**report, "epochs_that_fit": 2}))  # as on a slow first epoch
+    device.jobs.save_checkpoint(job, fewer)
+    assert run(device) == TrainerExit.DONE
+    assert device.opened(device.outbox.unsettled()).epochs == 2
+
+
+def test_all_the_plans_epochs_are_not_told(device) -> None:
+    begin(device, plan=replace(PLAN, budget_s=3600.0))
+    assert run(device) == TrainerExit.DONE
+    assert device.opened(device.outbox.unsettled()).epochs is None
+
+
+def test_history_has_the_time_of_backbone_and_head_apart(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=0, model=build(Foreign(features="dynamic")))
+    x = np.random.default_rng(1).integers(0, 255, (48, 2, 2)).astype(np.uint8)
+    device.store.append_many(list(x), [row % 3 for row in range(48)])
+    for version, computed in ((V1, 48), (V2, 0)):  # the same file with the backbone: it never runs again
+        begin(device, version)
+        assert run(device, Stop(2 + (version is V1) * 2)) == TrainerExit.STOPPED  # two batches
+        assert run(device) == TrainerExit.DONE
+        device.outbox.settle(device.journal.counter("updates"), Outcome.COUNTED)
+        report = device.journal.rounds()[0].report  # the newest
+        assert report["backbone_samples"] == computed
+        assert (report["backbone_seconds"] > 0) == (computed > 0)
+        assert report["head_seconds"] == sum(epoch["seconds"] for epoch in report["epochs"]) > 0
+    device.close()
+
+
+def test_a_stop_between_two_runs_of_the_backbone_loses_nothing(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=0, model=build(Foreign(features="dynamic")))
+    device.store.append_many(
+        list(np.random.default_rng(1).integers(0, 255, (48, 2, 2)).astype(np.uint8)), [0, 1, 2] * 16
+    )
     begin(device)
+    assert run(device, Stop(3), feature_batch=16) == TrainerExit.STOPPED
+    assert device.jobs.checkpoint(device.jobs.current()) is None
+    assert run(device, feature_batch=16) == TrainerExit.DONE
+    assert device.journal.rounds()[0].report["backbone_samples"] == 16  # the last of three
+    device.close()
+
+
+def test_samples_purged_while_the_backbone_runs_leave_no_features(tmp_path) -> None:
+    device = bench(tmp_path / "device", count=0, model=build(Foreign(features="dynamic")))
+    x = np.random.default_rng(1).integers(0, 255, (48, 2, 2)).astype(np.uint8)
+    device.store.append_many(list(x), [0, 1, 2] * 16)
+    begin(device)
+    stop = Stop()
+
+    def purge() -> bool:
+        stop()
+        if stop.asked == 3:
+            device.store.purge()
+        return stop.asked == 4
+
+    job = device.jobs.current()
+    assert JobRun(device.arguments(job, feature_batch=16), purge).run() == TrainerExit.STOPPED
+    assert not features_path(device.folder.samples).exists()
+    with pytest.raises(DataError, match="no sample fits"):
+        run(device)
+    device.close()
+
+
+EVERYTHING = replace(PLAN, mu=0.5, l2=0.01, balanced=True, schedule=Schedule.COSINE, batch_size=17)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "options", "plan"),
+    [
+        (None, HeadOptions(), PLAN),
+        (4, HeadOptions(), PLAN),
+        (4, HeadOptions(), replace(PLAN, mu=0.5, batch_size=20)),
+        (4, HeadOptions(optimizer=Optimizer.MOMENTUM), replace(PLAN, momentum=0.7, batch_size=20)),
+        (None, HeadOptions(optimizer=Optimizer.ADAM), replace(PLAN, balanced=True, batch_size=20)),
+        (None, HeadOptions(optimizer=Optimizer.MOMENTUM, normalize=True, personal=True), EVERYTHING),
+        (4, HeadOptions(optimizer=Optimizer.ADAM, normalize=True, personal=True), EVERYTHING),
+    ],
+    ids=["linear", "hidden", "mu", "momentum", "adam", "everything", "everything with adam"],
+)
+def test_rule_5_1_stopped_at_every_batch_the_result_is_the_same(tmp_path, hidden, options, plan) -> None:
+    device = bench(tmp_path / "device", model=write_head(FEATURES, 3, hidden, options=options))
+    begin(device, plan=plan)
+    steps = plan.epochs * -(-60 // plan.batch_size)
     whole = copy(device, tmp_path / "whole")
     assert run(whole) == TrainerExit.DONE
-    for after in range(1, STEPS + 1):
+    for after in range(1, steps + 1):
         other = copy(device, tmp_path / f"stopped-{after}")
         assert run(other, Stop(after)) == TrainerExit.STOPPED
         other.store.append(samples(1, seed=9)[0][0], 0)  # newer samples are the next job's
@@ -101,7 +205,7 @@ def test_rule_5_1_stopped_at_every_batch_the_result_is_the_same(tmp_path, hidden
         assert result(other) == result(whole), f"stopped after batch {after}"
         other.close()
     stops = copy(device, tmp_path / "stops")
-    for _ in range(STEPS):
+    for _ in range(steps):
         assert run(stops, Stop(1)) == TrainerExit.STOPPED
     assert run(stops) == TrainerExit.DONE
     assert result(stops) == result(whole)

@@ -12,7 +12,7 @@ from fedclient.errors import DataError
 from fedclient.model.head import write_head
 from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import SampleStore
-from fedclient.training.dataset import class_number, features_of, prepare
+from fedclient.training.dataset import Features, class_number, prepare
 
 LABELS = ("walk", "sit", "fall", "not in this head")
 MODEL = runtime.load(write_head(6, 3))
@@ -27,7 +27,7 @@ def store(tmp_path):
 def prepared(store, model=MODEL, ids=None):
     cache = FeatureCache(store.path.with_name("features.db"))
     ids = store.usable(1000) if ids is None else ids
-    return prepare(store.read(ids), model, LABELS, features_of(model, b"m", cache))
+    return prepare(store.read(ids), model, LABELS, Features(model, b"m", cache))
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,48 @@ def test_a_backbone_takes_no_more_at_once_than_the_board_allows_and_may_be_stopp
             raise InterruptedError
 
     model = backbone(calls)
-    features = features_of(model, b"m", cache, at_once=2, before_each=stop_at_the_third)
+    features = Features(model, b"m", cache, at_once=2, before_each=stop_at_the_third)
     with pytest.raises(InterruptedError):
         prepare(store.read((1, 2, 3, 4, 5)), model, LABELS, features)
     assert calls == [2, 2]
-    whole = prepare(store.read((1, 2, 3, 4, 5)), model, LABELS, features_of(model, b"m", cache, at_once=2))
+    whole = prepare(store.read((1, 2, 3, 4, 5)), model, LABELS, Features(model, b"m", cache, at_once=2))
     assert calls == [2, 2, 1]  # what was cached by then stayed
     assert whole.examples.x[:, 0].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_the_backbone_is_timed_and_counted_and_the_cache_is_not(store) -> None:
+    calls: list[int] = []
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(100)], [0] * 100)
+    cache = FeatureCache(store.path.with_name("features.db"))
+    first, again = (Features(backbone(calls), b"m", cache) for _ in range(2))
+    for features in (first, again):
+        prepare(store.read(range(1, 101)), backbone(calls), LABELS, features)
+    assert calls == [32, 32, 32, 4]  # each of these is on the disk before the next
+    assert (first.computed, again.computed) == (100, 0)
+    assert first.seconds > again.seconds == 0.0
+
+
+def test_what_is_done_is_on_the_disk_before_the_next_few_are_begun(store) -> None:
+    path = store.path.with_name("features.db")
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(100)], [0] * 100)
+    durable: list[int] = []
+
+    def look() -> None:
+        durable.append(len(FeatureCache(path).get(b"m", range(1, 101))))
+
+    features = Features(backbone([]), b"m", FeatureCache(path), before_each=look)
+    prepare(store.read(range(1, 101)), backbone([]), LABELS, features)
+    assert durable == [0, 32, 64, 96]
+
+
+def test_without_a_cache_nothing_is_kept(store) -> None:
+    calls: list[int] = []
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(5)], [0] * 5)
+    for _ in range(2):
+        found = prepare(store.read(range(1, 6)), backbone(calls), LABELS, Features(backbone(calls)))
+        assert found.examples.x[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert calls == [5, 5]
+    assert not store.path.with_name("features.db").exists()
 
 
 def test_a_backbone_takes_its_own_shape_and_type_only(store) -> None:
