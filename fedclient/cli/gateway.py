@@ -21,7 +21,7 @@ from fedclient.cli import gateway_devices
 from fedclient.cli.desk import open_desk, state_folder
 from fedclient.cli.main import become_owner, given
 from fedclient.errors import ConfigError, ModelError, UsageError, WireError
-from fedclient.values import PLAN_CODECS, Codec, Plan
+from fedclient.values import PLAN_CODECS, Codec, HeadVersion, Plan
 
 if TYPE_CHECKING:
     import argparse
@@ -186,24 +186,39 @@ def _release(args: argparse.Namespace, make: Any) -> int:
 
 def rounds(args: argparse.Namespace) -> int:
     """List every head made out of updates."""
+    from fedclient.gateway.verdicts import Tally  # noqa: PLC0415 - ditto
+
     with open_desk(args) as desk:
-        current, made = desk.store.current(), desk.store.rounds()
-    rows = [
-        {"version": version.version, "generation": version.generation, **asdict(round_)}
-        for version, round_ in made
-    ]
+        current, made, tallies = desk.store.current(), desk.store.rounds(), desk.store.verdicts.tallies()
+
+    def row(version: HeadVersion) -> dict[str, Any]:
+        said = asdict(tallies.get(version, Tally()))
+        return {"version": version.version, "generation": version.generation, "verdicts": said}
+
+    now, rows = row(current), [row(version) | asdict(round_) for version, round_ in made]
     if args.json:
-        now = {"version": current.version, "generation": current.generation}
         print(json.dumps({"current": now, "rounds": rows}))
         return 0
-    print(f"current  {current if current.version else 'none yet: fedclient gateway publish MODEL.tflite'}")
-    for row in rows:
-        accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
-        print(
-            f"{row['generation']}.{row['version']}  updates {row['counted']}  accuracy {accuracy}"
-            f"  up {row['bytes_up']} B  down {row['bytes_down']} B  {row['seconds']:.1f} s"
-        )
+    none = "none yet: fedclient gateway publish MODEL.tflite"
+    print(f"current  {current}{_verdicts(now)}" if current.version else f"current  {none}")
+    for one in rows:
+        print(_round(one))
     return 0
+
+
+def _round(row: dict[str, Any]) -> str:
+    accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+    epochs = "" if row["epochs"] is None else f"  epochs {row['epochs']:.1f}"
+    return (
+        f"{row['generation']}.{row['version']}  updates {row['counted']}{epochs}  accuracy {accuracy}"
+        f"  up {row['bytes_up']} B  down {row['bytes_down']} B  {row['seconds']:.1f} s{_verdicts(row)}"
+    )
+
+
+def _verdicts(row: dict[str, Any]) -> str:
+    """Say what devices made of a head, as far as any has said so."""
+    said = [f"{name.replace('_', ' ')} {count}" for name, count in row["verdicts"].items() if count]
+    return f"  {', '.join(said)}" if said else ""
 
 
 def read_plan(path: Path) -> Plan:

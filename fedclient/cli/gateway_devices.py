@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fedclient.gateway.commands import Pause
     from fedclient.gateway.roster import Device
+    from fedclient.values import Judgement
 
 
 def add_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,7 +57,11 @@ def devices(args: argparse.Namespace) -> int:
     with open_desk(args) as desk:
         statuses, alarms = desk.store.roster.statuses(), desk.store.alarms()
         roster, pauses = desk.store.roster.devices(), desk.store.commands.pauses(desk.unix_s())
-    rows = [_row(device, statuses.get(device.id), pauses.get(device.id)) for device in roster]
+        judgements = desk.store.verdicts.last()
+    rows = [
+        _row(device, statuses.get(device.id), pauses.get(device.id), judgements.get(device.id))
+        for device in roster
+    ]
     if args.json:
         names = ("unix_s", "device", "sentence")
         print(
@@ -69,13 +74,21 @@ def devices(args: argparse.Namespace) -> int:
         status = row["status"] or {}
         print(
             f"{row['id']}  {row['standing']:<9}  updates {row['last_counter']}"
-            f"  {status.get('phase', '-')}{_paused(row['pause'])}"
+            f"  {status.get('phase', '-')}{_judged(row['judgement'])}{_paused(row['pause'])}"
         )
     if not rows:
         print("no device is enrolled yet: `fedclient gateway invite` lets one in", file=sys.stderr)
     for _, device, sentence in alarms[-10:]:
         print(f"alarm: {device or 'gateway'}: {sentence}", file=sys.stderr)
     return 0
+
+
+def _judged(judgement: dict[str, Any] | None) -> str:
+    """Say what the device made of the newest head that it judged."""
+    if judgement is None:
+        return ""
+    words = judgement["verdict"].replace("_", " ")
+    return f"  {words} {judgement['generation']}.{judgement['version']}"
 
 
 def _paused(pause: dict[str, Any] | None) -> str:
@@ -88,7 +101,14 @@ def _paused(pause: dict[str, Any] | None) -> str:
     return time.strftime("  paused until %Y-%m-%d %H:%M", time.localtime(until_unix_s))
 
 
-def _row(device: Device, status: dict[str, Any] | None, pause: Pause | None) -> dict[str, Any]:
+def _row(
+    device: Device, status: dict[str, Any] | None, pause: Pause | None, judgement: Judgement | None
+) -> dict[str, Any]:
+    judged = judgement and {
+        "generation": judgement.head_version.generation,
+        "version": judgement.head_version.version,
+        "verdict": judgement.verdict.name.lower(),
+    }
     return {
         "id": device.id,
         "standing": device.standing.value,
@@ -96,6 +116,7 @@ def _row(device: Device, status: dict[str, Any] | None, pause: Pause | None) -> 
         "last_counter": device.last_counter,
         "enrolled_unix_s": device.enrolled_unix_s,
         "status": status,
+        "judgement": judged,
         "pause": None if pause is None else asdict(pause),
     }
 

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedclient.cli.gateway import read_plan
 from fedclient.errors import ConfigError
+from fedclient.gateway.store import Release, Round
 from fedclient.model.head import write_head
-from fedclient.values import Broker, Codec, CodecMode, HeadVersion, Plan
+from fedclient.values import Base, Broker, Codec, CodecMode, HeadVersion, Judgement, Plan, Verdict
 from fedclient.wire.invitation import decode_invitation
 from tests.cli.desks import call, one_object, opened
 
@@ -86,7 +88,11 @@ def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
     assert manifests[HeadVersion(4, 4)].plan.codec.mode is CodecMode.TOPK_SIGN
     assert manifests[HeadVersion(2, 2)].plan == Plan()
     assert call(state, "rounds", "--json") == 0
-    assert one_object(capsys) == {"current": {"version": 4, "generation": 4}, "rounds": []}
+    nobody = {"adopted": 0, "kept_previous": 0, "unjudged": 0}
+    assert one_object(capsys) == {
+        "current": {"version": 4, "generation": 4, "verdicts": nobody},
+        "rounds": [],
+    }
     assert call(state, "rollback", "9") == 2
     assert call(state, "publish", model, "--labels", "a,b") == 2
 
@@ -108,6 +114,55 @@ def test_publish_refuses_what_does_not_train(state, tmp_path, shared, capsys):
     assert call(state, "publish", shared / "models" / "hello_world_float.tflite") == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert call(state, "publish", tmp_path / "none.tflite") == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        ("momentum = 0.5", "the plan says momentum = 0.5, but the model's 'train' has no input for it"),
+        ("statistics = true", "the head has no feature statistics"),
+    ],
+)
+def test_publish_refuses_a_plan_that_the_model_cannot_follow(state, model, tmp_path, capsys, plan, sentence):
+    path = tmp_path / "plan.toml"
+    path.write_text(plan)
+    assert call(state, "publish", model, "--plan", path) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    closer, desk = opened(state)
+    with closer:
+        assert desk.store.current() == HeadVersion(0, 0)
+
+
+def test_rounds_show_verdicts_and_epochs_where_there_is_something_to_show(state, capsys):
+    closer, desk = opened(state)
+    made = Round(counted=3, accuracy=0.5, bytes_up=1, bytes_down=2, seconds=3.0, closed_unix_s=4)
+    said = {1: "AAAKU", 2: "AK", 3: ""}
+    letters = {"A": Verdict.ADOPTED, "K": Verdict.KEPT_PREVIOUS, "U": Verdict.UNJUDGED}
+    with closer, desk.store.transaction():
+        desk.store.add_blob(b"b", b"")
+        for number, verdicts in said.items():
+            version = HeadVersion(1, number)
+            base = Base(head_version=version, head_hash=b"b", plan_hash=b"p")
+            release = Release(head_version=version, model_hash=b"b", base=base, signed=b"")
+            desk.store.add_release(release, replace(made, epochs=1.75 if number == 2 else None))
+            for device, letter in zip("abcde", verdicts, strict=False):
+                desk.store.roster.enrol(device, bytes(32), 7)
+                judgement = Judgement(head_version=version, verdict=letters[letter])
+                desk.store.verdicts.note(device, judgement)
+    capsys.readouterr()
+    assert call(state, "rounds") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "current  1.3",
+        "1.1  updates 3  accuracy 0.500  up 1 B  down 2 B  3.0 s  adopted 3, kept previous 1, unjudged 1",
+        "1.2  updates 3  epochs 1.8  accuracy 0.500  up 1 B  down 2 B  3.0 s  adopted 1, kept previous 1",
+        "1.3  updates 3  accuracy 0.500  up 1 B  down 2 B  3.0 s",
+    ]
+    assert call(state, "rounds", "--json") == 0
+    rows = one_object(capsys)["rounds"]
+    assert rows[0]["verdicts"] == {"adopted": 3, "kept_previous": 1, "unjudged": 1}
+    assert [row["epochs"] for row in rows] == [None, 1.75, None]
 
 
 def test_tables_for_people(state, capsys):

@@ -7,7 +7,8 @@ import pytest
 
 from fedclient.gateway.roster import Standing
 from fedclient.gateway.server import found
-from fedclient.values import Broker, Command, CommandKind
+from fedclient.gateway.store import Release
+from fedclient.values import Base, Broker, Command, CommandKind, HeadVersion, Judgement, Verdict
 from fedclient.wire.topics import Topics
 from tests.cli.desks import call, one_object, opened
 
@@ -58,12 +59,33 @@ def test_devices(state, capsys):
             "last_counter": 0,
             "enrolled_unix_s": 7,
             "status": None,
+            "judgement": None,
             "pause": None,
         }
     ]
     assert [alarm["sentence"] for alarm in found["alarms"]] == ["odd"]
     assert call(state, "devices", "reinstate", "a" * 16) == 2, "revoked is for good"
     assert call(state, "devices", "revoke", "nobody") == 2
+
+
+def test_what_a_device_made_of_its_newest_head(three, capsys) -> None:
+    closer, desk = opened(three)
+    with closer, desk.store.transaction():
+        desk.store.add_blob(b"b", b"")
+        for version, verdict in (
+            (HeadVersion(1, 1), Verdict.ADOPTED),
+            (HeadVersion(1, 2), Verdict.KEPT_PREVIOUS),
+        ):
+            base = Base(head_version=version, head_hash=b"b", plan_hash=b"p")
+            desk.store.add_release(Release(head_version=version, model_hash=b"b", base=base, signed=b""))
+            desk.store.verdicts.note(ONE, Judgement(head_version=version, verdict=verdict))
+    assert call(three, "devices") == 0
+    one, two, _ = capsys.readouterr().out.splitlines()
+    assert one.endswith("  kept previous 1.2")
+    assert two.endswith("-"), "it has said nothing"
+    assert call(three, "devices", "--json") == 0
+    found = [row["judgement"] for row in one_object(capsys)["devices"]]
+    assert found == [{"generation": 1, "version": 2, "verdict": "kept_previous"}, None, None]
 
 
 def test_reinstate_ends_a_suspension(state):
