@@ -54,4 +54,4 @@ IF, WHILE, CALL, CALL_ONCE = (NAMES.index(name) for name in ("IF", "WHILE", "CAL
 
 def name(op: int) -> str:
     """Return the name of a built-in operator, as the schema spells it."""
-    return NAMES[op] if 0 <= op < len(NAMES) else f"operator {op}"
+    return NAMES[op] if 0 <= op < len(NAMES) else f"number {op}"

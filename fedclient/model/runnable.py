@@ -51,6 +51,8 @@ def require(graphs: Graphs, start: int, keep: Iterable[int], storage: Storage) -
     kept = [graphs[start].operators[number] for number in sorted(set(keep))]
     _require_graph(graphs[start], kept, storage)
     for number in called(graphs, start, kept):
+        for tensor in graphs[number].tensors:  # it is copied whole
+            _require_tensor(tensor, storage)
         _require_graph(graphs[number], graphs[number].operators, storage)
 
 

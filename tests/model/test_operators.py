@@ -17,8 +17,8 @@ from fedclient.runtime.interpreter import open_signatures
 
 def test_numbers_agree_with_those_we_write():
     assert all(operators.name(op) == op.name for op in Op)
-    assert operators.name(9999) == "operator 9999"
-    assert operators.name(-1) == "operator -1"
+    assert operators.name(9999) == "number 9999"
+    assert operators.name(-1) == "number -1"
 
 
 def test_names_are_those_of_the_generated_enum():
