@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from fedclient import codec
 from fedclient.errors import CodecError
+from fedclient.model.options import VARIANCE_FLOOR
 from fedclient.values import Manifest, Plan, Reason, TensorSpec, Update, parameters
 
 NORM_TOLERANCE = 1.01  # int8 rounds after the device has clipped (PROTOCOL 5.4)
-_LEAST_VARIANCE = 1e-12  # below it a feature is taken for a constant, and so it is where the
-_LEAST_SPREAD = 2.0**-20  # variance is this share of the squared mean or less: float32 cannot tell it from 0
+_LEAST_SPREAD = 2.0**-20  # of a variance to the squared mean: below, float32 cannot tell it from 0
 
 
 def sample_weight(bucket: int, max_bucket: int) -> float:
@@ -116,8 +116,8 @@ def _with_statistics(
     """
     mean, square = pooled[codec.statistics_of(tensors)].astype(np.float32)
     centre = np.square(mean, dtype=np.float64)
-    constant = square - centre <= np.maximum(centre * _LEAST_SPREAD, _LEAST_VARIANCE)
-    scale = np.where(centre > _LEAST_VARIANCE, centre, 1.0)
+    constant = square - centre <= np.maximum(centre * _LEAST_SPREAD, VARIANCE_FLOOR)
+    scale = np.where(centre > VARIANCE_FLOOR, centre, 1.0)
     result = head.copy()
     result[codec.statistics_of(tensors)] = mean, np.where(constant, centre + scale, square)
     return result

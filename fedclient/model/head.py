@@ -8,7 +8,7 @@
     slope of b: sum(g) + mu (b - anchor)
 
 With `personal`, z += h P' + p (x P' + p): trained with the slopes of `output`, without the anchor, as it is
-never sent.  With `normalize`, x is first (x - mean) / sqrt(max(mean_square - mean^2, 1e-4)).  Then, with
+never sent.  With `normalize`, x is first (x - mean) / sqrt(max(mean_square - mean^2, 1e-12)).  Then, with
 the slope s of each trained tensor w:
 
     sgd         w -= learning_rate s

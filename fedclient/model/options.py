@@ -9,9 +9,9 @@ from typing import Final
 ADAM_FIRST: Final = 0.9  # beta 1 and 2, and epsilon, of Kingma and Ba 2015
 ADAM_SECOND: Final = 0.999
 ADAM_EPSILON: Final = 1e-7
-# The least variance that a feature is divided by: one that was constant where the statistics come from
-# must not explode where it is not.
-VARIANCE_FLOOR: Final = 1e-4
+# The least variance that a feature is divided by the root of: scales down to 1e-6 become 1.  A feature that
+# was constant where the statistics come from is given a variance by the gateway (gateway/aggregate.py).
+VARIANCE_FLOOR: Final = 1e-12
 
 
 class Optimizer(str, Enum):
