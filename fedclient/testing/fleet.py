@@ -30,7 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedclient import daemon
-from fedclient.config import SECTIONS, BrokerSettings, GatewaySettings, Section, TrainerSettings
+from fedclient.config import (
+    SECTIONS,
+    BrokerSettings,
+    GatewaySettings,
+    PrivacySettings,
+    Section,
+    TrainerSettings,
+)
 from fedclient.crypto.keys import SigningKey
 from fedclient.device import journal
 from fedclient.device.database import open_database
@@ -158,16 +165,25 @@ class Fleet:
     """A gateway and its devices below `root`; leaving the block ends all processes."""
 
     def __init__(
-        self, root: Path, broker: Broker, gateway: GatewaySettings, *, federation: str = "fleet"
+        self,
+        root: Path,
+        broker: Broker,
+        gateway: GatewaySettings,
+        *,
+        federation: str = "fleet",
+        privacy: PrivacySettings = PrivacySettings(),  # noqa: B008 - frozen
     ) -> None:
-        """Set the gateway up; nothing runs yet."""
+        """Set the gateway up; nothing runs yet.  `privacy`: what the devices' owners set."""
         self.root = root
         self._federation = federation
         self._broker = broker
         # Whoever names a broker for this has said that no TLS is needed; lost answers are asked for soon.
         link = BrokerSettings(allow_plaintext=True, retry_min_s=1.0, retry_max_s=5.0)
         self._device_settings = as_toml(
-            broker=link, schedule=setup.EAGER, trainer=TrainerSettings(nice=0, idle=False)
+            broker=link,
+            schedule=setup.EAGER,
+            trainer=TrainerSettings(nice=0, idle=False),
+            privacy=privacy,
         )
         self.policy = ", ".join(as_toml(schedule=setup.EAGER).splitlines()[1:])  # of all devices, to be shown
         root.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedclient.config import GatewaySettings
+from fedclient import config
+from fedclient.config import GatewaySettings, PrivacySettings
 from fedclient.crypto.keys import SigningKey
 from fedclient.errors import FinalError, TransientError
 from fedclient.model.head import write_head
@@ -52,6 +53,14 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_the_owners_privacy_floor_is_in_every_devices_settings(tmp_path: Path) -> None:
+    nowhere, floor = Broker(host="127.0.0.1", port=1), PrivacySettings(min_samples=50)
+    with Fleet(tmp_path, nowhere, GatewaySettings(), privacy=floor) as fleet:
+        fleet.publish(write_head(4, 2), PLAN)
+        fleet.add_device(np.zeros((1, 4), np.float32), [0])
+    assert config.load(tmp_path / "device-1.toml", {}, None).privacy == floor
 
 
 def test_rounds_are_made_and_every_update_is_counted_once(port: int, tmp_path: Path) -> None:
