@@ -20,7 +20,7 @@ from fedclient.samples.store import SampleStore
 from fedclient.trainer.pack import fold
 from fedclient.trainer.workplace import Workplace
 from fedclient.uplink import DeviceUplink
-from fedclient.values import Manifest, Update, parameters
+from fedclient.values import CodecMode, Manifest, Update, parameters
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def take_back(place: Workplace, job: Job, manifest: Manifest) -> TakenBack:
             "returned updates dropped (another model, purged samples or damaged) count=%d",
             len(counters) - len(ours),
         )
-    folded = fold(residual, [row.body for row in ours], manifest.plan, manifest.tensors)
+    deltas = [row.body for row in ours if row.body[:1] != bytes([CodecMode.EXACT])]  # statistics are none
+    folded = fold(residual, deltas, manifest.plan, manifest.tensors)
     return TakenBack(residual=folded, counters=counters)
 
 
