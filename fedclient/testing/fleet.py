@@ -180,11 +180,8 @@ class Fleet:
         # Whoever names a broker for this has said that no TLS is needed; lost answers are asked for soon.
         link = BrokerSettings(allow_plaintext=True, retry_min_s=1.0, retry_max_s=5.0)
         self._device_settings = as_toml(
-            broker=link,
-            schedule=setup.EAGER,
-            trainer=TrainerSettings(nice=0, idle=False),
-            privacy=privacy,
-        )
+            broker=link, schedule=setup.EAGER, trainer=TrainerSettings(nice=0, idle=False)
+        ) + (as_toml(privacy=privacy) if privacy != PrivacySettings() else "")
         self.policy = ", ".join(as_toml(schedule=setup.EAGER).splitlines()[1:])  # of all devices, to be shown
         root.mkdir(parents=True, exist_ok=True)
         state = root / "gateway"
