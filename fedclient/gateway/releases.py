@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient import codec
-from fedclient.errors import CodecError, UsageError
+from fedclient.errors import CodecError, ModelError, UsageError
 from fedclient.gateway.desk import Desk, manifest_of
+from fedclient.training.schedule import hyper_parameters
 from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec
 from fedclient.wire import messages
 from fedclient.wire.blobs import split
@@ -29,14 +30,14 @@ class Content:
     tensors: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
     plan: Plan
-    takes: frozenset[str] | None = None  # what the model's step can be told, such as "l2"; None: not known
+    takes: frozenset[str] | None = None  # hyper-parameters of the model's step; None: not known
 
 
 def publish(desk: Desk, content: Content) -> HeadVersion:
     """Begin a generation with new content and return its first version.
 
-    Raises UsageError while stopped and for a plan that the model cannot follow, WireError for content that
-    no device would accept.
+    Raises UsageError while stopped, ModelError for a plan that the model cannot follow, WireError for content
+    that no device would accept.
     """
     _refuse_what_does_not_fit(content)
     model, head = split(content.model), split(content.head.astype("<f4").tobytes())
@@ -88,24 +89,16 @@ def recover(desk: Desk, *, force: bool = False) -> HeadVersion:
 
 
 def _refuse_what_does_not_fit(content: Content) -> None:
-    """Raise UsageError for a plan that would fail on every device, or be ignored there."""
-    plan, usual = content.plan, Plan()
-    if plan.statistics:
+    """Raise ModelError for a plan that would fail on every device."""
+    if content.plan.statistics:
         try:
             codec.statistics_of(content.tensors)
         except CodecError as error:
-            raise UsageError(
+            raise ModelError(
                 f"the plan says statistics = true, but {error}; write one with --normalize"
             ) from None
-    if content.takes is None:
-        return
-    for name in ("momentum", "l2", "mu"):
-        value = getattr(plan, name)
-        if value != getattr(usual, name) and name not in content.takes:
-            raise UsageError(
-                f"the plan says {name} = {value:g}, but the model's 'train' has no input for it: "
-                f"leave {name} out, or publish a model that has one"
-            )
+    if content.takes is not None:
+        hyper_parameters(content.plan, content.takes)
 
 
 def _again(desk: Desk, manifest: Manifest) -> HeadVersion:

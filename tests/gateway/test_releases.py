@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedclient.errors import UsageError, WireError
+from fedclient.errors import ModelError, UsageError, WireError
 from fedclient.gateway import releases
 from fedclient.gateway.desk import manifest_of
-from fedclient.values import HeadVersion
+from fedclient.values import HeadVersion, Schedule
 from fedclient.wire import messages
 from tests.gateway.harness import PLAN, Farm, content
 
@@ -48,6 +48,19 @@ def test_a_plan_that_no_device_would_follow_is_not_published(empty):
     with pytest.raises(WireError, match="epochs is 1000"):
         releases.publish(empty.desk, content(replace(PLAN, epochs=1000)))
     assert empty.store.current() == HeadVersion(0, 0)
+
+
+@pytest.mark.parametrize(
+    "option", [{"l2": 0.1}, {"mu": 0.1}, {"momentum": 0.5}, {"schedule": Schedule.LINEAR}]
+)
+def test_a_plan_that_the_model_cannot_follow_is_not_published(empty, option):
+    """Every device would fail on it; where the model's inputs are known, it is refused here."""
+    wanted = replace(content(), plan=replace(PLAN, **option))
+    with pytest.raises(ModelError, match=next(iter(option))):
+        releases.publish(empty.desk, replace(wanted, takes=frozenset()))
+    assert empty.store.current() == HeadVersion(0, 0)
+    able = frozenset({"learning_rate", "momentum", "l2", "mu"})
+    assert releases.publish(empty.desk, replace(wanted, takes=able)) == HeadVersion(1, 1)
 
 
 def test_rule_6_rollback_is_a_higher_version_with_older_content(farm):

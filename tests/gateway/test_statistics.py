@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedclient import codec
-from fedclient.errors import UsageError
+from fedclient.errors import ModelError
 from fedclient.gateway import releases
 from fedclient.gateway.desk import manifest_of
 from fedclient.storage import Database
@@ -222,5 +222,5 @@ def test_a_head_with_statistics_can_be_published_to_collect_newer_ones(collectin
 
 
 def test_a_head_without_statistics_is_not_published_to_collect_them(collecting):
-    with pytest.raises(UsageError, match="--normalize"):
+    with pytest.raises(ModelError, match="--normalize"):
         releases.publish(collecting.desk, content(COLLECTING))
