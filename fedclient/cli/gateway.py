@@ -6,13 +6,12 @@ it notices within a second.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
 import random
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +19,8 @@ from fedclient import limits
 from fedclient.cli import gateway_devices
 from fedclient.cli.desk import open_desk, state_folder
 from fedclient.cli.main import become_owner, given
-from fedclient.errors import ConfigError, ModelError, UsageError, WireError
-from fedclient.values import PLAN_CODECS, Codec, HeadVersion, Plan
+from fedclient.errors import ModelError, UsageError
+from fedclient.values import HeadVersion, Plan
 
 if TYPE_CHECKING:
     import argparse
@@ -139,6 +138,7 @@ def invite(args: argparse.Namespace) -> int:
 def publish(args: argparse.Namespace) -> int:
     """Check a model, and make it current with the weights it comes with."""
     from fedclient import runtime  # noqa: PLC0415 - ditto
+    from fedclient.cli.plan import read_plan  # noqa: PLC0415 - ditto
     from fedclient.gateway import releases  # noqa: PLC0415 - ditto
     from fedclient.model.check import check  # noqa: PLC0415 - ditto
 
@@ -219,36 +219,6 @@ def _verdicts(row: dict[str, Any]) -> str:
     """Say what devices made of a head, as far as any has said so."""
     said = [f"{name.replace('_', ' ')} {count}" for name, count in row["verdicts"].items() if count]
     return f"  {', '.join(said)}" if said else ""
-
-
-def read_plan(path: Path) -> Plan:
-    """Read a plan: the keys are the fields of values.Plan; raises ConfigError, naming what is wrong."""
-    from fedclient import tomlfile  # noqa: PLC0415 - ditto
-    from fedclient.wire import messages  # noqa: PLC0415 - ditto
-
-    found = tomlfile.read(path).values
-    _known(path, found, {item.name for item in fields(Plan)})
-    codec = found.pop("codec", {})
-    if not isinstance(codec, dict):
-        raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode and density")
-    _known(path, codec, {"mode", "density"})
-    modes = {mode.name.lower(): mode for mode in PLAN_CODECS}
-    named = codec.get("mode", Codec().mode.name.lower())
-    mode = modes.get(str(named).replace("-", "_"))
-    if mode is None:
-        raise ConfigError(f"{path}: codec mode is {named!r}, expected one of {', '.join(modes)}")
-    plan = Plan(**found, codec=Codec(mode=mode, density=codec.get("density", Codec().density)))
-    try:
-        return messages.decode_plan(messages.encode_plan(plan))  # as strict as a device will be
-    except WireError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _known(path: Path, found: dict[str, Any], names: set[str]) -> None:
-    for key in found:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            raise ConfigError(f"{path}: unknown key {key}{f', did you mean {near[0]}?' if near else ''}")
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
