@@ -154,6 +154,22 @@ def test_every_verb_of_the_documents_is_a_verb() -> None:
             assert verb in VERBS or page.parent.name == "adr", f"{page.name}: fedclient {verb}"
 
 
+def test_the_plan_of_the_documents_is_the_default_and_explains_every_key(tmp_path) -> None:
+    from fedclient.cli.plan import read_plan  # noqa: PLC0415
+    from fedclient.values import Codec, Plan  # noqa: PLC0415
+
+    section = (ROOT / "docs" / "operations.md").read_text().split("\n### A plan\n")[1].split("\n### ")[0]
+    (shown,) = blocks(section, "toml")
+    path = tmp_path / "plan.toml"
+    path.write_text(shown)
+    assert read_plan(path) == Plan()
+    keys = [field.name for field in fields(Plan) if field.name != "codec"]
+    keys += [f"[codec] {field.name}" for field in fields(Codec)]
+    assert [key for key in keys if f"\n| `{key}` |" not in section] == []
+    said = {line.split(" = ")[0] for line in shown.splitlines() if " = " in line}
+    assert said == {key.removeprefix("[codec] ") for key in keys}
+
+
 @pytest.mark.parametrize("kind", [demo.Report, demo.RoundReport, Gate, ModelReport, SampleStats, Round])
 def test_every_field_of_a_json_object_is_documented(kind) -> None:
     section = (ROOT / "docs" / "operations.md").read_text().split("\n## JSON\n")[1]
