@@ -30,7 +30,11 @@ def module(name: str) -> ModuleType:
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded  # dataclasses look their module up
-    spec.loader.exec_module(loaded)
+    sys.path.insert(0, str(BENCH))  # where what it shares with others is found
+    try:
+        spec.loader.exec_module(loaded)
+    finally:
+        sys.path.remove(str(BENCH))
     return loaded
 
 
@@ -71,6 +75,30 @@ def test_a_federation_of_people_is_measured_with_codec_and_without(shared: Path)
     assert 0.4 < found["fp32_fedavg_accuracy"]["mean"] <= 1
     assert found["bytes_up_total"] < found["fp32_bytes_up_total"]
     assert found["rounds"] == 2
+
+
+def test_heads_of_ones_own_are_measured_beside_the_global_one(shared: Path) -> None:
+    found = module("personal").measure(folds=1, rounds=3, others=False)
+    assert set(found["seen"]) == {"global", "local_only", "fine_tuned", "personal_layer"}
+    assert set(found["unseen"]) == {"global", "personal_layer"}
+    for score in (*found["seen"].values(), *found["unseen"].values()):
+        assert 0 <= score["worst_user"] <= score["mean_of_users"] <= 1
+        assert 0.2 < score["accuracy"] <= 1
+        assert len(score["recall_by_class"]) == 6
+    assert found["gain_of_fine_tuning"] > 0  # three rounds leave much to gain
+    accuracy = {name: score["accuracy"] for name, score in found["seen"].items()}
+    assert found["gain_of_fine_tuning"] == round(accuracy["fine_tuned"] - accuracy["global"], 4)
+
+
+def test_a_way_to_federate_is_measured_beside_fedavg(shared: Path) -> None:
+    part = module("personal")
+    recordings = part.Recordings.load(part.data_path())
+    test = part.test_windows(recordings, shuffled=False)
+    assert 0.25 < test.mean() < 0.35
+    fold = part.Fold.of(recordings, test, next(recordings.folds()))
+    found = part.compared([fold], part.OTHERS["fedprox_5_epochs"], 4)
+    assert (found["rounds"], found["epochs"], found["mu"]) == (1, 5, 0.3)
+    assert 0.2 < found["unseen"]["accuracy"] <= 1
 
 
 def test_a_recorded_week_is_replayed_in_far_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
