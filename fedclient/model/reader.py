@@ -51,7 +51,7 @@ class Table:
         return cls(data, _number(data, "<I", 0), Work(len(data)))
 
     def has(self, slot: int) -> bool:
-        return self._field(slot) != 0
+        return self.field(slot) != 0
 
     def flag(self, slot: int) -> bool:
         return self._scalar(slot, "<B", 0) != 0
@@ -97,7 +97,7 @@ class Table:
 
     def table(self, slot: int) -> Table | None:
         """Return a table within this one, None when there is none."""
-        at = self._field(slot)
+        at = self.field(slot)
         return Table(self._data, at + _number(self._data, "<I", at), self._work) if at else None
 
     def tables(self, slot: int) -> list[Table]:
@@ -127,7 +127,7 @@ class Table:
 
     def place(self, slot: int, width: int) -> tuple[int, int]:
         """Return where the elements of a vector start, and how many bytes they are."""
-        at = self._field(slot)
+        at = self.field(slot)
         if not at:
             return 0, 0
         start = at + _number(self._data, "<I", at)
@@ -137,10 +137,10 @@ class Table:
         return start + 4, length
 
     def _scalar(self, slot: int, kind: str, default: int) -> int:
-        at = self._field(slot)
+        at = self.field(slot)
         return _number(self._data, kind, at) if at else default
 
-    def _field(self, slot: int) -> int:
+    def field(self, slot: int) -> int:
         """Return where a field is, 0 when it is absent."""
         entry = 4 + 2 * slot
         if entry >= self._length:

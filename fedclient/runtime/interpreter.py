@@ -18,13 +18,14 @@ import numpy as np
 from fedclient.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
 _RUNTIMES: Final = ("tflite_runtime", "ai_edge_litert")
 RUNTIME_NAME: Final = next((name for name in _RUNTIMES if find_spec(name)), "")  # "": none is installed
 FILE_IDENTIFIER: Final = b"TFL3"
+BACKBONES: Final = ("features", "predict")  # the second must not be the first to be called
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +43,11 @@ class Port:
 class Signature:
     """One signature of an open model; calling it takes and returns arrays by name."""
 
-    def __init__(self, name: str, runner: Any) -> None:
+    def __init__(self, name: str, runner: Any, forget: Callable[[], None] | None = None) -> None:
+        """`forget`: what makes a backbone with a state forget the rows of this call."""
         self.name = name
         self._runner = runner
+        self._forget = forget
         self.inputs = _ports(runner.get_input_details())
         self.outputs = _ports(runner.get_output_details())
 
@@ -56,6 +59,8 @@ class Signature:
         contiguous = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         try:
             outputs = self._runner(**contiguous)
+            if self._forget:
+                self._forget()
         except (RuntimeError, ValueError, SystemError, MemoryError) as error:
             raise ModelError(f"signature {self.name!r} does not run here: {reason(error)}") from None
         return {name: np.array(value) for name, value in outputs.items()}
@@ -68,8 +73,13 @@ def open_signatures(model: bytes, *, threads: int, delegates: bool) -> dict[str,
     """
     interpreter = open_interpreter(model, threads=threads, delegates=delegates)
     try:
-        names = list(interpreter.get_signature_list())
-        signatures = {name: Signature(name, interpreter.get_signature_runner(name)) for name in names}
+        forget = interpreter.reset_all_variables if _has_state(interpreter) else None
+        signatures = {
+            name: Signature(
+                name, interpreter.get_signature_runner(name), forget if name in BACKBONES else None
+            )
+            for name in interpreter.get_signature_list()
+        }
     except (RuntimeError, ValueError, TypeError, SystemError, MemoryError, UnicodeDecodeError) as error:
         raise ModelError(f"{RUNTIME_NAME} cannot read the model: {reason(error)}") from None
     for signature in signatures.values():
@@ -96,6 +106,19 @@ def open_interpreter(model: bytes, *, threads: int, delegates: bool, keep_all: b
         )
     except (RuntimeError, ValueError, TypeError, SystemError, MemoryError) as error:
         raise ModelError(f"{RUNTIME_NAME} cannot read the model: {reason(error)}") from None
+
+
+def _has_state(interpreter: Any) -> bool:
+    """Tell whether there are tensors that keep their value, as those of an LSTM; graph 0 is allocated then.
+
+    Resetting them fails as long as they have no memory, and later needs all of them to have some.
+    """
+    try:
+        interpreter.reset_all_variables()
+    except RuntimeError:
+        interpreter.allocate_tensors()
+        return True
+    return False
 
 
 def flex_ops(model: bytes) -> tuple[str, ...]:

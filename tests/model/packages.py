@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Callable
+
+import pytest
 
 from fedclient.model import packaged
 from fedclient.model.layout import Scalar, Vector, lay_out
@@ -48,3 +51,16 @@ def archive(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> b
 
 def floats(*numbers: float) -> Vector:
     return Vector(4, struct.pack(f"<{len(numbers)}f", *numbers))
+
+
+def on(make: Callable[[], bytes], data: bytes, files: dict[str, bytes]) -> bytes:
+    """Return the model that `make` builds with our writer, as it is when it has this metadata."""
+    with pytest.MonkeyPatch.context() as patch:
+        plain = ModelWriter.to_bytes
+
+        def described_too(writer: ModelWriter) -> bytes:
+            writer.metadata(packaged.METADATA_NAME, data)
+            return plain(writer)
+
+        patch.setattr(ModelWriter, "to_bytes", described_too)
+        return make() + archive(files)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from fedclient.errors import ModelError
+from fedclient.model.attach import NewHead, attach
 from fedclient.model.head import write_head
 from fedclient.runtime import interpreter
-from fedclient.runtime.interpreter import Port, flex_ops, open_signatures
+from fedclient.runtime.interpreter import BACKBONES, Port, flex_ops, open_signatures
+from tests.model import backbones
 from tests.runtime.models import Foreign, build
 
 
@@ -103,3 +105,15 @@ def test_importing_does_not_import_the_runtime_and_a_head_prints_nothing():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("delegates", [False, True])
+def test_a_backbone_with_a_state_forgets_the_row_before(delegates):
+    """LSTM: its variable tensors keep their values from one call to the next."""
+    model = attach(backbones.lstm(), NewHead(classes=3), free_batch=False).data
+    signatures = open_signatures(model, threads=1, delegates=delegates)
+    one, other = np.random.default_rng(0).random((2, 1, backbones.STEPS, backbones.CHANNELS), np.float32)
+    for name in BACKBONES:
+        first, _, again = (next(iter(signatures[name]({"x": x}).values())) for x in (one, other, one))
+        assert np.abs(first).max() > 0 or name == "predict"  # its head is all zeros
+        np.testing.assert_array_equal(first, again)
