@@ -16,17 +16,26 @@ from fedclient import boards
 from fedclient.config import Config, PrivacySettings
 from fedclient.device.jobs import TrainerExit
 from fedclient.errors import DataError, FedClientError, ModelError, TransientError, UsageError
-from fedclient.limits import DENSITIES, LEARNING_RATES, MAX_BATCH, MAX_EPOCHS
+from fedclient.limits import (
+    DENSITIES,
+    LEARNING_RATES,
+    MAX_BATCH,
+    MAX_BUDGET_S,
+    MAX_EPOCHS,
+    MOMENTA,
+    PENALTIES,
+)
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import History
 from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
-from fedclient.values import PLAN_CODECS
+from fedclient.values import PLAN_CODECS, Plan, Schedule
 
 _CODECS = tuple(mode.name.lower() for mode in PLAN_CODECS)  # as in a plan file
-_EPOCH_KEYS = ("loss", "accuracy", "holdout_accuracy")
+_SCHEDULES = tuple(schedule.name.lower() for schedule in Schedule)
+_EPOCH_KEYS = ("loss", "accuracy", "holdout_accuracy", "worst_recall", "holdout_worst_recall")
 _TRAINER_KEYS = {"threads", "nice", "idle", "memory_mib"}
 
 
@@ -39,7 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--epochs", type=int, default=5, metavar="E", help="passes over the data (5)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="B", help="samples in one step (16)")
-    parser.add_argument("--learning-rate", type=float, default=0.1, metavar="L", help="of plain SGD (0.1)")
+    parser.add_argument("--learning-rate", type=float, default=0.1, metavar="L", help="of a step (0.1)")
+    _add_plan_options(parser)
     parser.add_argument("--holdout", type=float, default=0.2, metavar="FRACTION", help="to measure on (0.2)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the split and of the order (0)")
     parser.add_argument(
@@ -56,6 +66,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a plan may ask of a head that can do it; defaults are the plan's."""
+    usual = Plan()
+    parser.add_argument(
+        "--momentum", type=float, metavar="M", help=f"of a head written with it ({usual.momentum})"
+    )
+    parser.add_argument(
+        "--l2", type=float, default=usual.l2, metavar="L", help="weight decay of the kernels (0)"
+    )
+    parser.add_argument(
+        "--mu", type=float, default=usual.mu, metavar="MU", help="FedProx: pull towards the start (0)"
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=_SCHEDULES,
+        default=_SCHEDULES[usual.schedule],
+        help="of the learning rate over all steps (constant)",
+    )
+    parser.add_argument("--balanced", action="store_true", help="draw each class as often as any other")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        default=usual.budget_s,
+        metavar="S",
+        help="after the first epoch, no more than fit into S seconds (0: all)",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Decide as the agent would, train in a child as the agent does, and report."""
     _check(args)
@@ -70,21 +108,36 @@ def run(args: argparse.Namespace) -> int:
             epochs.append({key: line["epoch"][key] for key in _EPOCH_KEYS})
             _progress(len(epochs), args.epochs)
         result = line.get("result", result)
+    if sys.stderr.isatty() and len(epochs) < args.epochs:
+        print(file=sys.stderr)  # the line of progress ends
     decision = _decide(readings, SampleCounts(new=result["samples"], distinct=result["distinct"]), profile)
     report = {
         "decision": decision.as_dict(),
         "samples": result["samples"],
         "epochs": epochs,
         "seconds": result["seconds"],
-        "trainer_peak_pss_mib": result["trainer_peak_pss_mib"],
+        "trainer_peak_pss_mib": result["peak_pss_mib"],
         "bytes": result["bytes"],
+        **_times(result, len(epochs)),
+        "standardised": result["standardised"],
     }
-    _say_withheld(result["suppressed_classes"])
+    _say_what_differs(result)
     if args.json:
         print(json.dumps(report))
     else:
         _print(report, decision)
     return 0
+
+
+def _times(result: dict[str, Any], epochs: int) -> dict[str, float | None]:
+    """Split the time: the backbone runs once for a sample, the head once for a sample in each epoch."""
+    computed, passes = result["backbone_samples"], result["trained_on"] * epochs
+    return {
+        "backbone_seconds": result["backbone_seconds"],
+        "head_seconds": result["head_seconds"],
+        "backbone_seconds_per_sample": result["backbone_seconds"] / computed if computed else None,
+        "head_seconds_per_sample": result["head_seconds"] / passes,
+    }
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -93,6 +146,10 @@ def _check(args: argparse.Namespace) -> None:
         "--epochs": (args.epochs, 1, MAX_EPOCHS),
         "--batch-size": (args.batch_size, 1, MAX_BATCH),
         "--learning-rate": (args.learning_rate, *LEARNING_RATES),
+        "--momentum": (0.0 if args.momentum is None else args.momentum, *MOMENTA),
+        "--l2": (args.l2, *PENALTIES),
+        "--mu": (args.mu, *PENALTIES),
+        "--budget-s": (args.budget_s, 0.0, MAX_BUDGET_S),
         "--density": (args.density, *DENSITIES),
         "--seed": (args.seed, 0, 2**62),
     }
@@ -122,11 +179,18 @@ def _train(args: argparse.Namespace, profile: Profile) -> Any:
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
+        "momentum": args.momentum,
+        "l2": args.l2,
+        "mu": args.mu,
+        "schedule": args.schedule,
+        "balanced": args.balanced,
+        "budget_s": args.budget_s,
         "holdout": args.holdout,
         "seed": args.seed,
         "codec": args.codec,
         "density": args.density,
         "min_per_class": PrivacySettings().min_per_class,
+        "feature_batch": profile.feature_batch,
         **{key: value for key, value in settings.items() if key in _TRAINER_KEYS},
     }
     command = [sys.executable, "-m", "fedclient.trainer", "dry-run", json.dumps(arguments)]
@@ -153,9 +217,15 @@ def _failure(args: argparse.Namespace, code: int, said: str) -> FedClientError:
     return TransientError(sentence)
 
 
-def _say_withheld(classes: list[int]) -> None:
-    """Tell what the default privacy floor keeps out of the update."""
-    if classes:
+def _say_what_differs(result: dict[str, Any]) -> None:
+    """Tell what would be otherwise in a federation, and what the default privacy floor keeps back."""
+    if result["standardised"]:
+        print(
+            "the head standardises its input: here by the statistics of these samples alone, "
+            "in a federation by those of all devices",
+            file=sys.stderr,
+        )
+    if classes := result["suppressed_classes"]:
         numbers = ", ".join(map(str, classes))
         print(
             f"class {numbers}: fewer than {PrivacySettings().min_per_class} distinct samples, so what was "
@@ -177,8 +247,15 @@ def _print(report: dict[str, Any], decision: Decision) -> None:
     for number, epoch in enumerate(report["epochs"], 1):
         held = epoch["holdout_accuracy"]
         tail = "" if held is None else f"   on held-out data {held:.3f}"
-        print(f"  epoch {number:<3} loss {epoch['loss']:.4f}   accuracy {epoch['accuracy']:.3f}{tail}")
+        print(
+            f"  epoch {number:<3} loss {epoch['loss']:.4f}   accuracy {epoch['accuracy']:.3f}"
+            f"   worst class {epoch['worst_recall']:.3f}{tail}"
+        )
     print(f"seconds         {report['seconds']:.2f}")
+    if (each := report["backbone_seconds_per_sample"]) is not None:
+        print(f"  backbone      {report['backbone_seconds']:.2f}   {1e3 * each:.3f} ms a sample, once")
+    each = report["head_seconds_per_sample"]
+    print(f"  head          {report['head_seconds']:.2f}   {1e3 * each:.3f} ms a sample and epoch")
     print(f"peak memory     {report['trainer_peak_pss_mib']:.1f} MiB (PSS of the trainer)")
     sizes = report["bytes"]
     print("update          " + "   ".join(f"{name} {size:,} B" for name, size in sizes.items()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,17 @@ from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device.jobs import TrainerExit
 from fedclient.errors import DataError
 from fedclient.runtime import TrainableModel
+from fedclient.samples.array import as_array
 from fedclient.samples.importer import Dataset, load
+from fedclient.samples.store import Sample
 from fedclient.trainer.pack import pack
-from fedclient.training.dataset import class_number
+from fedclient.trainer.spent import Spent
+from fedclient.training.dataset import Features, Prepared, class_number, prepare
 from fedclient.training.loop import EpochReport, Examples, HeadTraining
-from fedclient.training.process import pss_mib
+from fedclient.training.schedule import hyper_parameters
+from fedclient.training.statistics import has_statistics, with_statistics
 from fedclient.uplink import DeviceUplink
-from fedclient.values import NO_HEAD, Base, Codec, CodecMode, Plan, Update
+from fedclient.values import NO_HEAD, Base, Codec, CodecMode, Plan, Schedule, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,12 @@ class DryRunArguments:
     epochs: int
     batch_size: int
     learning_rate: float
+    momentum: float | None  # None: the plan's default where the head has momentum
+    l2: float
+    mu: float
+    schedule: str
+    balanced: bool
+    budget_s: float
     holdout: float  # share of the samples, by seed
     seed: int
     codec: str
@@ -48,37 +58,38 @@ class DryRunArguments:
     nice: int
     idle: bool
     memory_mib: int | None
+    feature_batch: int | None  # samples that the backbone takes at once, at most
 
 
 def run(arguments: DryRunArguments) -> int:
     """Carry out a dry run; raises FedClientError."""
-    started = time.monotonic()
+    spent, plan = Spent(), _plan(arguments)
     model = runtime.load(Path(arguments.model), threads=arguments.threads)
-    with redirect_stdout(sys.stderr):  # what the user's own function prints is no line of ours
-        dataset = load(arguments.data)
-    training, holdout = _split(_examples(dataset, model), arguments)
-    plan = Plan(
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        codec=Codec(mode=CodecMode[arguments.codec.upper()], density=arguments.density),
-    )
+    named = () if arguments.momentum is None else ("momentum",)
+    hyper_parameters(plan, model.hyper_parameters, named)  # a refusal comes before minutes of backbone
+    prepared = _prepared(arguments, model, spent)
+    training, holdout = _split(prepared.examples, arguments)
     base = model.get_weights()
+    if has_statistics(model.tensors):  # a federation of one device: its statistics are all there are
+        base = with_statistics(base, model.tensors, training.x)
+        model.set_weights(base)
     work = HeadTraining(model=model, examples=training, plan=plan, seed=arguments.seed, holdout=holdout)
-    peak_mib = pss_mib()
+    spent.measure()
 
     def on_epoch(report: EpochReport) -> None:
-        nonlocal peak_mib
-        peak_mib = max(peak_mib, pss_mib())
+        spent.measure()
         _say({"epoch": report.as_dict()})
 
     work.run(lambda: False, on_epoch)
     packed = pack(work, base, np.zeros_like(base), arguments.min_per_class)
+    spent.measure()
+    spent.add_head(work)
     result = {
-        "samples": len(training) + (0 if holdout is None else len(holdout)),
-        "distinct": len({hashlib.sha256(row.tobytes()).digest() for row in dataset.x}),
-        "seconds": time.monotonic() - started,
-        "trainer_peak_pss_mib": max(peak_mib, pss_mib()),
+        "samples": len(prepared.examples),
+        "trained_on": len(training),
+        "distinct": prepared.distinct,
+        "standardised": has_statistics(model.tensors),
+        **spent.as_dict(),
         "bytes": {**packed.sizes, "sealed": _sealed_bytes(packed.body, len(training))},
         "suppressed_classes": list(packed.suppressed_classes),
     }
@@ -86,8 +97,25 @@ def run(arguments: DryRunArguments) -> int:
     return TrainerExit.DONE
 
 
-def _examples(dataset: Dataset, model: TrainableModel) -> Examples:
-    """Fit the data to the model; unlike recorded samples, a row that does not fit is an error."""
+def _plan(arguments: DryRunArguments) -> Plan:
+    return Plan(
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        codec=Codec(mode=CodecMode[arguments.codec.upper()], density=arguments.density),
+        momentum=Plan().momentum if arguments.momentum is None else arguments.momentum,
+        l2=arguments.l2,
+        mu=arguments.mu,
+        schedule=Schedule[arguments.schedule.upper()],
+        balanced=arguments.balanced,
+        budget_s=arguments.budget_s,
+    )
+
+
+def _prepared(arguments: DryRunArguments, model: TrainableModel, spent: Spent) -> Prepared:
+    """Prepare the data as a job does its samples; here a row that does not fit is an error."""
+    with redirect_stdout(sys.stderr):  # what the user's own function prints is no line of ours
+        dataset = load(arguments.data)
     names = dataset.label_names
     classes = [class_number(label, names, model.classes) for label in dataset.y]
     bad = next((row for row, number in enumerate(classes) if number is None), None)
@@ -95,18 +123,23 @@ def _examples(dataset: Dataset, model: TrainableModel) -> Examples:
         raise DataError(
             f"row {bad}: label {dataset.y[bad]!r} is not one of the model's classes, 0 to {model.classes - 1}"
         )
-    x = dataset.x
-    if model.has_features:
-        features = model.extract(model.as_samples(x))
-    elif int(np.prod(x.shape[1:])) != model.features:
+    shape = dataset.x.shape[1:]
+    if shape != model.sample_shape if model.has_features else int(np.prod(shape)) != model.features:
         raise DataError(
-            f"a sample has shape {list(x.shape[1:])}, the model takes {list(model.x_shape)}: "
+            f"a sample has shape {list(shape)}, the model takes {list(model.sample_shape)}: "
             "is this the data the model was made for?"
         )
-    else:
-        features = np.asarray(x, dtype=np.float32)
-    rows = features.reshape(len(x), *model.x_shape)
-    return Examples(x=rows, y=np.array(classes, dtype=np.int32))
+    rows = Features(model, at_once=arguments.feature_batch)  # no cache: nothing is left behind
+    prepared = prepare(_samples(dataset, model), model, names, rows)
+    spent.add_backbone(rows)
+    return prepared
+
+
+def _samples(dataset: Dataset, model: TrainableModel) -> Iterator[Sample]:
+    """Yield the rows as if an app had recorded them."""
+    for number, (row, label) in enumerate(zip(dataset.x, dataset.y, strict=True)):
+        x = model.as_samples(row) if model.has_features else row
+        yield Sample(id=number, label=label, array=as_array(x, f"row {number}"))
 
 
 def _split(examples: Examples, arguments: DryRunArguments) -> tuple[Examples, Examples | None]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedclient.cli import dry_run, main
-from fedclient.model.head import write_head
+from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import History
 from fedclient.scheduler.policy import decide
@@ -35,7 +35,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head and data that it can learn: class c has a high feature c."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "model.tflite").write_bytes(write_head(FEATURES, CLASSES))
-    (folder / "backbone.tflite").write_bytes(build(Foreign(features="dynamic")))
+    (folder / "backbone.tflite").write_bytes(build(Foreign(features="dynamic", rate=None)))
+    momentum, normalize = HeadOptions(optimizer=Optimizer.MOMENTUM), HeadOptions(normalize=True)
+    (folder / "momentum.tflite").write_bytes(write_head(FEATURES, CLASSES, options=momentum))
+    (folder / "normalize.tflite").write_bytes(write_head(FEATURES, CLASSES, options=normalize))
     y = np.arange(ROWS) % CLASSES
     x = np.random.default_rng(1).normal(size=(ROWS, FEATURES)).astype(np.float32)
     x[np.arange(ROWS), y] += 3
@@ -85,14 +88,23 @@ def save(folder: Path, x: np.ndarray, y: object) -> Path:
 # --- what it reports ----------------------------------------------------------------------------------
 def test_the_json_has_exactly_the_keys_that_others_rely_on(report) -> None:
     found = report("--epochs", 3, "--learning-rate", 0.3)
-    assert list(found) == ["decision", "samples", "epochs", "seconds", "trainer_peak_pss_mib", "bytes"]
+    assert list(found) == [
+        "decision", "samples", "epochs", "seconds", "trainer_peak_pss_mib", "bytes", "backbone_seconds",
+        "head_seconds", "backbone_seconds_per_sample", "head_seconds_per_sample", "standardised",
+    ]  # fmt: skip
     assert list(found["decision"]) == ["eligible", "at_s", "next_s", "gates"]
-    assert [list(epoch) for epoch in found["epochs"]] == [["loss", "accuracy", "holdout_accuracy"]] * 3
+    keys = ["loss", "accuracy", "holdout_accuracy", "worst_recall", "holdout_worst_recall"]
+    assert [list(epoch) for epoch in found["epochs"]] == [keys] * 3
     assert list(found["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed"]
     assert found["samples"] == ROWS
     assert found["bytes"]["fp32"] == 4 * (FEATURES + 1) * CLASSES
     assert 0 < found["seconds"] < 60
     assert 10 < found["trainer_peak_pss_mib"] < 500
+    assert 0 < found["head_seconds"] < found["seconds"]
+    assert found["head_seconds_per_sample"] == found["head_seconds"] / (
+        3 * 96
+    )  # epochs, rows that are not held out
+    assert (found["backbone_seconds"], found["backbone_seconds_per_sample"]) == (0.0, None)
 
 
 def test_it_really_trains(report) -> None:
@@ -116,6 +128,47 @@ def test_batch_size_and_learning_rate_are_used(report) -> None:
     )
     assert plain != large
     assert plain[0]["loss"] < slow[0]["loss"]
+
+
+def test_what_a_plan_may_ask_reaches_the_trainer(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each does there is for tests/trainer/test_dry_run.py."""
+    asked: list[dict] = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **_: asked.append(json.loads(command[-1])) or sys.exit(9)
+    )
+    names = ("momentum", "l2", "mu", "schedule", "balanced", "budget_s")
+    given = ("--momentum", 0.2, "--l2", 0.5, "--mu", 5, "--schedule", "cosine", "--balanced", "--budget-s", 9)
+    for words, wanted in (
+        ((), (None, 0.0, 0.0, "constant", False, 0.0)),
+        (given, (0.2, 0.5, 5.0, "cosine", True, 9.0)),
+    ):
+        assert run(*words)[0] == 9
+        assert tuple(asked[-1][name] for name in names) == wanted
+
+
+def test_a_budget_ends_it_early(report) -> None:
+    found = report("--epochs", 50, "--budget-s", 1e-6, "--schedule", "cosine", model="momentum.tflite")
+    assert len(found["epochs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"), [("--momentum", 0.9, "momentum"), ("--schedule", "linear", "schedule")]
+)
+def test_what_the_head_cannot_do_is_one_sentence(run, files: Path, option, value, name) -> None:
+    code, out, err = run(option, value, model="backbone.tflite" if name == "schedule" else "model.tflite")
+    assert (code, out) == (1, "")
+    assert f": {name} is {value}, but the model's " in err
+    assert err.count("\n") == 1
+
+
+def test_a_head_that_standardises_says_by_what(run) -> None:
+    code, out, err = run("--epochs", 1, "--json", model="normalize.tflite")
+    assert code == 0
+    assert json.loads(out)["standardised"] is True
+    assert err == (
+        "the head standardises its input: here by the statistics of these samples alone, "
+        "in a federation by those of all devices\n"
+    )
 
 
 def test_the_decision_has_every_gate_of_the_default_policy(report) -> None:
@@ -182,6 +235,7 @@ def test_the_text_says_it_all(run) -> None:
     assert lines[0].split() in (["eligible", "now", "yes"], ["eligible", "now", "no"])
     assert sum(line.strip().startswith("epoch") for line in lines) == 2
     assert f"samples         {ROWS}" in lines
+    assert [line.split()[0] for line in lines if "ms a sample" in line] == ["head"]  # it has no backbone
     assert {"fp32", "sparsified", "quantized", "encoded", "sealed"} <= set(lines[-1].split())
 
 
@@ -197,7 +251,10 @@ def test_words_are_classes_in_their_order(report, tmp_path: Path) -> None:
 def test_a_backbone_gets_the_raw_samples(report, run, tmp_path: Path) -> None:
     x = np.random.default_rng(1).integers(0, 255, (60, 2, 2)).astype(np.uint8)
     path = save(tmp_path, x, np.arange(60) % 3)
-    assert report("--epochs", 1, model="backbone.tflite", data=path)["samples"] == 60
+    found = report("--epochs", 1, model="backbone.tflite", data=path)
+    assert found["samples"] == 60
+    assert 0 < found["backbone_seconds"] < found["seconds"]
+    assert found["backbone_seconds_per_sample"] == found["backbone_seconds"] / 60
     scaled = save(tmp_path, x / np.float32(255), np.arange(60) % 3)
     code, out, err = run(model="backbone.tflite", data=scaled)
     assert (code, out) == (1, "")
@@ -283,6 +340,13 @@ def test_a_training_that_diverges_is_one_sentence(run, tmp_path: Path) -> None:
         ("--holdout", "-0.1", "--holdout is -0.1"),
         ("--holdout", "nan", "--holdout is nan"),
         ("--epochs", "many", "invalid int value"),
+        ("--momentum", "1", "--momentum is 1.0: choose 0.0 to 0.9999"),
+        ("--momentum", "-0.1", "--momentum is -0.1"),
+        ("--l2", "nan", "--l2 is nan"),
+        ("--mu", "1001", "--mu is 1001.0"),
+        ("--budget-s", "-1", "--budget-s is -1.0"),
+        ("--budget-s", "86401", "--budget-s is 86401.0"),
+        ("--schedule", "step", "invalid choice"),
         ("--codec", "zip", "invalid choice"),
     ],
 )
