@@ -15,6 +15,7 @@ from fedclient.device.jobs import Jobs
 from fedclient.device.outbox import Outbox
 from fedclient.device.personal import PersonalLayer
 from fedclient.device.residual import Residual
+from fedclient.device.tuned import TunedHead
 from fedclient.errors import ConfigError, UsageError
 from fedclient.samples.store import SampleStore
 
@@ -112,7 +113,8 @@ def purge(args: argparse.Namespace) -> int:
         count = store.purge(args.before_id)
         if derived is not None:
             _forget(derived)
-    print(f"purged {count} samples, and features, checkpoint and residual that came of any")
+        TunedHead(folder.current).remove()
+    print(f"purged {count} samples, and features, checkpoint, residual and personal head that came of any")
     return 0
 
 

@@ -15,7 +15,9 @@ from fedclient.device import folder
 from fedclient.device.database import open_database
 from fedclient.device.jobs import Checkpoint, Jobs
 from fedclient.device.outbox import Outbox, Row
+from fedclient.device.personal import PersonalKey, PersonalLayer
 from fedclient.device.residual import Residual, ResidualKey
+from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import SampleStore, database_path, features_path
 from fedclient.session import Outcome
@@ -150,13 +152,20 @@ def test_purge_clears_what_trainers_derived(run, data, state):
         outbox.put(Row(counter=1, envelope=b"e1", body=mark, **base))
         outbox.settle(1, Outcome.RETURNED)
         outbox.put(Row(counter=2, envelope=b"e2", body=b"on its way", **base))
+        PersonalLayer(database).save(PersonalKey(model_hash=b"m", samples_epoch=1, shape="w[2]"), mark)
+    known = Tuned(
+        generation=1, version=1, adopted_sha256="", head_sha256="", samples_epoch=1, holdout=20,
+        accuracy=1.0, adopted_accuracy=0.5,
+    )  # fmt: skip
+    TunedHead(device.current).save(known, mark)
     FeatureCache(features_path(device.samples)).put(b"m", {1: np.frombuffer(mark[:112], np.float32)})
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert any(mark in path.read_bytes() for path in state.rglob("*") if path.is_file())
     # one purged sample is enough: what was derived was derived from all of them together
     assert run("purge", "--before-id", "2", "--yes")[0] == 0
     assert (jobs.current(), jobs.checkpoint(job), outbox.returned()) == (None, None, ((), ()))
-    assert database.one("SELECT * FROM residual") is None
+    assert database.one("SELECT * FROM residual") is database.one("SELECT * FROM personal") is None
+    assert TunedHead(device.current).stored() is None
     assert not features_path(device.samples).exists()
     unsettled = outbox.unsettled()
     assert unsettled is not None
