@@ -30,6 +30,11 @@ from fedclient.model.tap import Tap, choose_tap, one_input, operators_for, signa
 from fedclient.model.writer import ModelWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fedclient.model.document import Copied, SourceTensor
     from fedclient.model.writer import Graph
 
@@ -46,6 +51,7 @@ class NewHead:
     seed: int = 0
     options: HeadOptions = field(default_factory=HeadOptions)
     labels: tuple[str, ...] = ()
+    given: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # first weights from elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +60,7 @@ class Attached:
 
     data: bytes
     tap: Tap
+    classes: int
     labels: tuple[str, ...]
 
 
@@ -77,7 +84,7 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
     _set_batch(copied, source, free=free_batch)
     features = writer.graph("features")
     shape = head_of(tap.features, head.classes, head.hidden, head.seed, head.options)
-    heads = HeadGraphs(writer, shape)
+    heads = HeadGraphs(writer, shape.starting_with(head.given))
     for graph in (predict, features):
         graph.adopt(copied)
         graph.feed("x", copied.tensor(source.index))
@@ -88,7 +95,7 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
     told = json.loads(metadata(head.hidden, head.options))
     told |= _origin(parent, tensors, tap, packaged, labels).as_json()
     writer.metadata(METADATA_NAME, json.dumps(told, sort_keys=True).encode())
-    return Attached(data=writer.to_bytes(), tap=tap, labels=labels)
+    return Attached(data=writer.to_bytes(), tap=tap, classes=head.classes, labels=labels)
 
 
 def _set_batch(copied: Copied, source: SourceTensor, *, free: bool) -> None:
