@@ -8,8 +8,8 @@ its digits in float32.  The rules of a decoder:
 
 1. The length is 1 + 8 D bytes.
 2. Each value is +0 or a normal number.  So a content has one body.
-3. A mean is at most `MAX_FEATURE` in magnitude, a mean of squares at most its square.
-4. A mean of squares is not below the square of its mean, but for rounding.
+3. A mean of squares is at most the square of `MAX_FEATURE`.
+4. It is not below the square of its mean, but for rounding.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...]) -> NDArray[np.float32]:
 def _broken_rule(values: NDArray[np.float32]) -> str:
     """Say what is wrong with statistics [2, D], if anything is."""
     mean, square = values.astype(np.float64)
-    if not ((np.abs(mean) <= MAX_FEATURE) & (square <= MAX_FEATURE**2)).all():
+    if not (square <= MAX_FEATURE**2).all():
         return f"a feature is beyond {MAX_FEATURE:g} on average"
     if not (square >= mean**2 * (1 - _ROUNDING) - _TINY).all():
         return "a mean of squares is below the square of its mean"
