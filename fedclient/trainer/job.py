@@ -20,6 +20,7 @@ from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
 from fedclient.trainer.loading import features, load
 from fedclient.trainer.pack import pack
 from fedclient.trainer.spent import Spent
+from fedclient.trainer.statistics import collect
 from fedclient.trainer.workplace import Superseded, Workplace
 from fedclient.training.dataset import Prepared, prepare
 from fedclient.training.loop import EpochReport, HeadTraining
@@ -60,7 +61,10 @@ class JobRun:
         model, base = load(self._place.folder, manifest, job.threads)
         job, prepared = self._samples(job, manifest, model)
         log.info("head %s samples=%d", job.head_version, len(prepared.examples))
-        result = self._train(job, manifest, (model, base), prepared)
+        if manifest.plan.statistics:
+            result: Result | None = collect(prepared.examples, manifest, self._report(prepared))
+        else:
+            result = self._train(job, manifest, (model, base), prepared)
         if result is None:
             return TrainerExit.STOPPED
         done = hand_over(self._place, job, manifest, result)
