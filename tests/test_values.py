@@ -4,7 +4,7 @@ import inspect
 import pytest
 
 from fedclient import values
-from fedclient.values import NO_HEAD, HeadVersion, TensorSpec, parameters
+from fedclient.values import NO_HEAD, PLAN_CODECS, Codec, CodecMode, HeadVersion, Plan, TensorSpec, parameters
 
 CLASSES = [
     found for found in vars(values).values() if inspect.isclass(found) and dataclasses.is_dataclass(found)
@@ -32,3 +32,10 @@ def test_parameters_counts_elements() -> None:
     )
     assert parameters(tensors) == 651
     assert parameters(()) == 0
+
+
+def test_a_plan_with_statistics_has_a_codec_of_its_own_that_no_plan_names() -> None:
+    sign = Codec(mode=CodecMode.TOPK_SIGN, density=0.5)
+    assert Plan(codec=sign).body_codec == sign
+    assert Plan(codec=sign, statistics=True).body_codec.mode is CodecMode.EXACT
+    assert set(CodecMode) - set(PLAN_CODECS) == {CodecMode.EXACT}
