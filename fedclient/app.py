@@ -78,6 +78,8 @@ class CurrentModel:
                 f"a sample has shape {list(samples.shape)}, the model takes {list(model.sample_shape)}"
             )
         rows = model.as_samples(batch)
+        # Not the file's `predict`, which has both in one graph: with MobileNet v2 0.35 that is 4 % less
+        # processor time and 1 MiB more, as the interpreter that checks a head is there in any case.
         features = model.extract(rows) if model.has_features else rows.astype(np.float32)
         logits = model.infer(features.reshape(len(batch), *model.x_shape))
         return logits[0] if single else logits
