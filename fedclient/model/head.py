@@ -12,7 +12,7 @@ never sent.  With `normalize`, x is first (x - mean) / sqrt(max(mean_square - me
 the slope s of each trained tensor w:
 
     sgd         w -= learning_rate s
-    momentum    v = momentum v + s    w -= learning_rate v
+    momentum    v = momentum v + learning_rate s    w -= v
     adam        m = 0.9 m + s    a = 0.9 a + 1    v = 0.999 v + s^2    b = 0.999 b + 1
                 w -= learning_rate (m / a) / (sqrt(v / b) + 1e-7)
 
@@ -33,7 +33,7 @@ import numpy as np
 
 from fedclient.model import ops
 from fedclient.model.layers import anchor, head_of
-from fedclient.model.optimizers import Steps
+from fedclient.model.optimizers import Steps, hyper_parameters
 from fedclient.model.options import HeadOptions, Optimizer
 from fedclient.model.passes import backward, batch_size, forward, output_loss
 from fedclient.model.writer import ModelWriter
@@ -126,11 +126,13 @@ class HeadGraphs:
         self._begin_with_state(graph)
         x = graph.input("x", (-1, self.head.features))
         y = graph.input("y", (-1,), np.int32)
-        steps = Steps(graph, self.head)
+        hyper = {name: graph.input(name, ops.ONE) for name in hyper_parameters(self.head.options)}
+        steps = Steps(graph, self.head, hyper)
         passed = forward(graph, self.head, x)
         gradient = output_loss(graph, passed.logits, y, self.head.classes)
-        mean = ops.divide(graph, gradient, batch_size(graph, y), (-1, self.head.classes))
-        steps.write(passed.weights, backward(graph, self.head, passed, mean))
+        factor = ops.divide(graph, steps.factor, batch_size(graph, y), ops.ONE)
+        scaled = ops.multiply(graph, gradient, factor, (-1, self.head.classes))
+        steps.write(passed.weights, backward(graph, self.head, passed, scaled))
 
     def _set_weights(self, graph: Graph) -> None:
         self._begin(graph)

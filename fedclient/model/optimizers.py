@@ -1,4 +1,8 @@
-"""From slopes to steps: SGD, momentum and Adam with L2 and FedProx, as operations in a graph."""
+"""From slopes to steps: SGD, momentum and Adam with L2 and FedProx, as operations in a graph.
+
+A kernel may have megabytes, so that each operation on one counts.  Numbers are multiplied into the small
+matrices that slopes are made of, where that is possible, and `ops.shared` keeps operations fast.
+"""
 
 from __future__ import annotations
 
@@ -6,86 +10,99 @@ from typing import TYPE_CHECKING
 
 from fedclient.model import ops
 from fedclient.model.layers import anchor
-from fedclient.model.options import ADAM_EPSILON, ADAM_FIRST, ADAM_SECOND, Optimizer
+from fedclient.model.options import ADAM_EPSILON, ADAM_FIRST, ADAM_SECOND, HeadOptions, Optimizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fedclient.model.layers import Head
+    from fedclient.model.ops import Shape
     from fedclient.model.writer import Graph
 
 RATE, MOMENTUM, L2, MU = "learning_rate", "momentum", "l2", "mu"
 
 
-class Steps:
-    """Writes the steps of all tensors into the graph `train`."""
+def hyper_parameters(options: HeadOptions) -> tuple[str, ...]:
+    """Return the names of what `train` takes besides x and y."""
+    return (RATE, *([MOMENTUM] if options.optimizer is Optimizer.MOMENTUM else []), L2, MU)
 
-    def __init__(self, graph: Graph, head: Head) -> None:
+
+class Steps:
+    """Writes the steps of all trained tensors into `graph`; `hyper` are numbers of shape [1], by name.
+
+    `factor` is that of the slopes which `write` takes: the learning rate, but for Adam, where it is 1.
+    """
+
+    def __init__(self, graph: Graph, head: Head, hyper: Mapping[str, int]) -> None:
         self._graph = graph
         self._head = head
-        names = [RATE, *([MOMENTUM] if head.options.optimizer is Optimizer.MOMENTUM else []), L2, MU]
-        self._hyper = {name: graph.input(name, (1,)) for name in names}
+        self._hyper = hyper
+        self._optimizer = head.options.optimizer
+        adam = self._optimizer is Optimizer.ADAM
+        self.factor = ops.number(graph, 1) if adam else hyper[RATE]
 
     def write(self, weights: Mapping[str, int], slopes: Mapping[str, int]) -> None:
-        """Assign every trained tensor its next value; all that is read is read before."""
-        step = {
-            Optimizer.SGD: self._descent,
-            Optimizer.MOMENTUM: self._momentum,
-            Optimizer.ADAM: self._adam,
-        }[self._head.options.optimizer]
-        regularised = {name: self._regularised(name, weights[name], slopes[name]) for name in weights}
-        changes = step(regularised)
-        for name, change in changes.items():
-            shape = self._head.trained[name]
-            ops.assign(self._graph, name, ops.subtract(self._graph, weights[name], change, shape))
-
-    def _regularised(self, name: str, weight: int, slope: int) -> int:
-        """Slope + l2 w, for kernels, + mu (w - anchor)."""
-        graph, shape = self._graph, self._head.trained[name]
-        if name.endswith("/kernel"):
-            slope = ops.add(graph, slope, ops.multiply(graph, weight, self._hyper[L2], shape), shape)
-        if name in self._head.anchored:
-            away = ops.subtract(graph, weight, ops.read(graph, anchor(name), shape), shape)
-            slope = ops.add(graph, slope, ops.multiply(graph, away, self._hyper[MU], shape), shape)
-        return slope
-
-    def _descent(self, slopes: Mapping[str, int]) -> dict[str, int]:
-        shapes = self._head.trained
-        return {name: self._times(slope, self._hyper[RATE], shapes[name]) for name, slope in slopes.items()}
-
-    def _momentum(self, slopes: Mapping[str, int]) -> dict[str, int]:
-        found = {
-            name: self._gathered(f"momentum/{name}", self._hyper[MOMENTUM], slope)
-            for name, slope in slopes.items()
-        }
-        return self._descent(found)
-
-    def _adam(self, slopes: Mapping[str, int]) -> dict[str, int]:
+        """Assign every trained tensor its next value."""
         graph = self._graph
-        betas = {"first": ops.number(graph, ADAM_FIRST), "second": ops.number(graph, ADAM_SECOND)}
-        one = ops.number(graph, 1)
-        counts = {kind: self._gathered(kind, beta, one) for kind, beta in betas.items()}
-        root = ops.root(graph, counts["second"], ops.ONE)
-        epsilon = self._times(root, ops.number(graph, ADAM_EPSILON), ops.ONE)
-        scaled = self._times(self._hyper[RATE], root, ops.ONE)
-        rate = ops.divide(graph, scaled, counts["first"], ops.ONE)
-        changes = {}
-        for name, slope in slopes.items():
+        pull, decay = (ops.multiply(graph, self.factor, self._hyper[name], ops.ONE) for name in (MU, L2))
+        shrink = {
+            (True, True): ops.add(graph, pull, decay, ops.ONE),
+            (True, False): decay,
+            (False, True): pull,
+        }
+        change = self._kind()
+        for name, weight in weights.items():
             shape = self._head.trained[name]
-            first = self._gathered(f"first/{name}", betas["first"], slope)
-            square = self._times(slope, slope, shape)
-            second = self._gathered(f"second/{name}", betas["second"], square)
-            below = ops.add(graph, ops.root(graph, second, shape), epsilon, shape)
-            changes[name] = self._times(ops.divide(graph, first, below, shape), rate, shape)
-        return changes
+            slope = ops.shared(graph, slopes[name], shape)
+            anchored = name in self._head.anchored
+            factor = shrink.get((name.endswith("/kernel"), anchored))
+            if factor is not None:
+                slope = self._sum(slope, self._times(weight, factor, shape), shape)
+            if anchored:
+                away = self._times(self._read(anchor(name), shape), pull, shape)
+                slope = ops.shared(graph, ops.subtract(graph, slope, away, shape), shape)
+            ops.assign(graph, name, ops.subtract(graph, weight, change(name, slope, shape), shape))
 
-    def _gathered(self, slot: str, keep: int, new: int) -> int:
-        """Keep * slot + new, which is the slot's next value."""
-        graph, shape = self._graph, self._head.slots[slot]
-        kept = self._times(ops.read(graph, slot, shape), keep, shape)
-        value = ops.add(graph, kept, new, shape)
-        ops.assign(graph, slot, value)
+    def _kind(self) -> Callable[[str, int, Shape], int]:
+        """Return what makes the change of a tensor of its slope."""
+        if self._optimizer is Optimizer.MOMENTUM:
+            return lambda name, slope, shape: self._gathered(
+                f"momentum/{name}", self._hyper[MOMENTUM], slope, shape
+            )
+        return self._adam() if self._optimizer is Optimizer.ADAM else lambda _name, slope, _shape: slope
+
+    def _adam(self) -> Callable[[str, int, Shape], int]:
+        graph = self._graph
+        one, betas = ops.number(graph, 1), (ops.number(graph, ADAM_FIRST), ops.number(graph, ADAM_SECOND))
+        first, second = (
+            self._gathered(kind, beta, one, ops.ONE)
+            for kind, beta in zip(("first", "second"), betas, strict=True)
+        )
+        # sqrt(v / b) is sqrt(v) / sqrt(b): that factor goes into the rate.
+        root = ops.root(graph, second, ops.ONE)
+        epsilon = ops.multiply(graph, root, ops.number(graph, ADAM_EPSILON), ops.ONE)
+        rate = ops.divide(graph, ops.multiply(graph, self._hyper[RATE], root, ops.ONE), first, ops.ONE)
+
+        def change(name: str, slope: int, shape: Shape) -> int:
+            mean = self._gathered(f"first/{name}", betas[0], slope, shape)
+            square = self._times(slope, slope, shape)
+            size = ops.root(graph, self._gathered(f"second/{name}", betas[1], square, shape), shape)
+            below = self._sum(ops.shared(graph, size, shape), epsilon, shape)
+            return self._times(ops.shared(graph, ops.divide(graph, mean, below, shape), shape), rate, shape)
+
+        return change
+
+    def _gathered(self, slot: str, keep: int, new: int, shape: Shape) -> int:
+        """Return keep * slot + new, which becomes the slot's value."""
+        value = self._sum(self._times(self._read(slot, shape), keep, shape), new, shape)
+        ops.assign(self._graph, slot, value)
         return value
 
-    def _times(self, left: int, right: int, shape: tuple[int, ...]) -> int:
-        return ops.multiply(self._graph, left, right, shape)
+    def _read(self, name: str, shape: Shape) -> int:
+        return ops.shared(self._graph, ops.read(self._graph, name, shape), shape)
+
+    def _times(self, left: int, right: int, shape: Shape) -> int:
+        return ops.shared(self._graph, ops.multiply(self._graph, left, right, shape), shape)
+
+    def _sum(self, left: int, right: int, shape: Shape) -> int:
+        return ops.shared(self._graph, ops.add(self._graph, left, right, shape), shape)

@@ -24,30 +24,25 @@ class Forward:
 
     weights: dict[str, int]  # all that is trained, by name
     inputs: tuple[int, ...]  # of each layer
-    sums: tuple[int, ...]  # of each layer, before max(z, 0); the last are the logits
     kernels: tuple[int, ...]  # as they were applied: the last one with the personal one added
-
-    @property
-    def logits(self) -> int:
-        return self.sums[-1]
+    logits: int
 
 
 def forward(graph: Graph, head: Head, x: int) -> Forward:
     """Add the way from the input `x` to the logits."""
     weights = {name: ops.read(graph, name, shape) for name, shape in head.trained.items()}
-    inputs = [_normalized(graph, head, x)]
-    sums, kernels = [], []
+    outputs, kernels = [_normalized(graph, head, x)], []
     for layer in head.layers:
-        bias, kernel = weights[layer.bias], weights[layer.kernel]
-        if head.personal and layer is head.layers[-1]:
+        bias, kernel, last = weights[layer.bias], weights[layer.kernel], layer is head.layers[-1]
+        sizes = (layer.outputs, layer.inputs)
+        if head.personal and last:
             bias = ops.add(graph, bias, weights[head.personal.bias], (layer.outputs,))
-            shape = (layer.outputs, layer.inputs)
-            kernel = ops.add(graph, kernel, weights[head.personal.kernel], shape)
+            kernel = ops.add(graph, kernel, weights[head.personal.kernel], sizes)
         kernels.append(kernel)
-        sums.append(graph.op(Op.FULLY_CONNECTED, [inputs[-1], kernel, bias], (-1, layer.outputs)))
-        if layer is not head.layers[-1]:
-            inputs.append(ops.at_least(graph, sums[-1], 0, (-1, layer.outputs)))
-    return Forward(weights=weights, inputs=tuple(inputs), sums=tuple(sums), kernels=tuple(kernels))
+        product = ops.product_with_transposed(graph, outputs[-1], kernel, sizes)
+        outputs.append(ops.add(graph, product, bias, (-1, layer.outputs), rectified=not last))
+    *inputs, logits = outputs
+    return Forward(weights=weights, inputs=tuple(inputs), kernels=tuple(kernels), logits=logits)
 
 
 def _normalized(graph: Graph, head: Head, x: int) -> int:
@@ -76,10 +71,8 @@ def output_loss(graph: Graph, logits: int, y: int, classes: int) -> int:
 
 
 def batch_size(graph: Graph, y: int) -> int:
-    """The number of rows, as a float of shape [1]."""
-    out_type = {schema.SHAPE_OUT_TYPE: Scalar("Int8", TensorType.INT32)}
-    count = graph.typed_op(Op.SHAPE, [y], graph.tensor((1,), TensorType.INT32), out_type)
-    return ops.as_float(graph, count, TensorType.INT32, ops.ONE)
+    """Return the number of rows, as a float of shape [1]."""
+    return ops.as_float(graph, ops.sizes(graph, y, (-1,)), TensorType.INT32, ops.ONE)
 
 
 def backward(graph: Graph, head: Head, passed: Forward, gradient: int) -> dict[str, int]:
@@ -102,8 +95,6 @@ def backward(graph: Graph, head: Head, passed: Forward, gradient: int) -> dict[s
 
 
 def _through_maximum(graph: Graph, gradient: int, passed: Forward, above: int, width: int) -> int:
-    below = graph.op(Op.BATCH_MATMUL, [gradient, passed.kernels[above]], (-1, width))
-    zero = graph.constant(np.zeros((), np.float32))
-    sums = passed.sums[above - 1]
-    active = graph.typed_op(Op.GREATER, [sums, zero], graph.tensor((-1, width), TensorType.BOOL))
-    return ops.multiply(graph, below, ops.as_float(graph, active, TensorType.BOOL, (-1, width)), (-1, width))
+    rows = (-1, width)
+    below = ops.product(graph, gradient, passed.kernels[above], rows)
+    return ops.multiply(graph, below, ops.positive(graph, passed.inputs[above], rows), rows)

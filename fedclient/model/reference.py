@@ -58,7 +58,7 @@ class Reference:
                 self._slopes[name] = self._slopes[name] + hyper.get("mu", 0.0) * away
         for name, slope in self._slopes.items():
             if self._optimizer is Optimizer.MOMENTUM:
-                self._gather(f"momentum/{name}", hyper["momentum"], slope)
+                self._gather(f"momentum/{name}", hyper["momentum"], hyper["learning_rate"] * slope)
             if self._optimizer is Optimizer.ADAM:
                 self._gather(f"first/{name}", ADAM_FIRST, slope)
                 self._gather(f"second/{name}", ADAM_SECOND, slope**2)
@@ -70,14 +70,14 @@ class Reference:
     def move(self, hyper: Mapping[str, float]) -> None:
         """Do the second half: move the weights, by the state as it is now."""
         for name, slope in self._slopes.items():
-            direction = slope
+            change = hyper["learning_rate"] * slope
             if self._optimizer is Optimizer.MOMENTUM:
-                direction = self.state[f"momentum/{name}"]
+                change = self.state[f"momentum/{name}"]
             if self._optimizer is Optimizer.ADAM:
                 first = self.state[f"first/{name}"] / self.state["first"]
                 second = self.state[f"second/{name}"] / self.state["second"]
-                direction = first / (np.sqrt(second) + ADAM_EPSILON)
-            self.weights[name] = self.weights[name] - hyper["learning_rate"] * direction
+                change = hyper["learning_rate"] * first / (np.sqrt(second) + ADAM_EPSILON)
+            self.weights[name] = self.weights[name] - change
 
     def _gather(self, slot: str, keep: float, new: NDArray[np.float64]) -> None:
         self.state[slot] = keep * self.state[slot] + new

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LARGEST: Final = float(np.finfo(np.float32).max)
+
+
 def bounded(array: NDArray[np.float32]) -> bool:
     """Tell whether all values are finite and below the largest float32.
 
     TFLite's arithmetic clamps an overflow to that largest number, which then looks like any other.
     """
-    return bool((np.abs(array) < np.finfo(np.float32).max).all())
+    return bool((np.abs(array) < LARGEST).all())
 
 
 def specs(arrays: Mapping[str, NDArray[np.float32]]) -> tuple[TensorSpec, ...]:

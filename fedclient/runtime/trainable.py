@@ -25,6 +25,7 @@ from fedclient.runtime import batches
 from fedclient.runtime import tensors as flat_tensors
 from fedclient.runtime.interpreter import Port, Signature, flex_ops, open_signatures
 from fedclient.runtime.matching import LEARNING_RATE, REQUIRED, Roles, features_ports, match
+from fedclient.runtime.tensors import LARGEST
 from fedclient.values import TensorSpec, parameters
 
 if TYPE_CHECKING:
@@ -221,16 +222,16 @@ class TrainableModel:
 
     def _labels(self, y: NDArray[Any], rows: int) -> NDArray[Any]:
         port, shape = self._roles.y, (rows, *self._roles.y.shape[1:])
-        takes_floats = np.issubdtype(port.dtype, np.floating)
-        if np.issubdtype(y.dtype, np.integer) and y.shape == (rows,):
+        takes_floats = port.dtype.kind == "f"
+        if y.dtype.kind in "iu" and y.shape == (rows,):
             highest = max(self.classes, 2) - 1
             regression = takes_floats and self.classes == 1
             # ONE_HOT makes a row of zeros of a class that is not there, and trains on it.
-            if not regression and not (y.min() >= 0 and y.max() <= highest):
+            if not regression and not 0 <= y.min() <= y.max() <= highest:
                 raise DataError(f"labels must be 0 to {highest}, not {y.min()} to {y.max()}")
             if shape == (rows, self.classes) and self.classes > 1:
                 y = y[:, None] == np.arange(self.classes)
-        elif not (takes_floats and np.issubdtype(y.dtype, np.floating) and np.isfinite(y).all()):
+        elif not (takes_floats and y.dtype.kind == "f" and np.isfinite(y).all()):
             raise DataError(f"labels must be integers [B], not {y.dtype} {list(y.shape)}")
         if y.size != np.prod(shape):
             raise DataError(f"labels must be {list(shape)}, not {list(y.shape)}")
@@ -245,11 +246,9 @@ class TrainableModel:
             )
         if surplus := values.keys() - wanted.keys() - {LEARNING_RATE}:
             raise ModelError(f"the model's 'train' has no input for {sorted(surplus)}")
-        with np.errstate(over="ignore"):
-            arrays = {name: np.full(port.shape, values[name], np.float32) for name, port in wanted.items()}
-        if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        if wrong := [name for name in wanted if not abs(values[name]) <= LARGEST]:
             raise ModelError(f"hyper-parameter {wrong[0]!r} is not finite")
-        return {port.name: arrays[name] for name, port in wanted.items()}
+        return {port.name: np.full(port.shape, values[name], np.float32) for name, port in wanted.items()}
 
 
 def _fits(shape: tuple[int, ...], port: Port) -> bool:

@@ -200,7 +200,6 @@ def test_the_optimisers_state_goes_out_and_back(data):
 def test_a_job_resumed_from_weights_and_state_is_bit_identical(data, optimizer):
     options = HeadOptions(optimizer=optimizer, personal=True, normalize=True)
     through, resumed = (load(write_head(FEATURES, CLASSES, 7, options=options)) for _ in range(2))
-    through.set_weights(random_head(through))
     hyper = RATE | {"l2": 0.01, "mu": 0.1} | ({"momentum": 0.9} if optimizer is Optimizer.MOMENTUM else {})
     for _ in range(3):
         through.train_step(*data, hyper)
