@@ -126,8 +126,9 @@ class _Once:
         """Let the agent work, and note when anything happens."""
         self._agent.service(ready, now_s)
         self._now_s = now_s
-        if self._agent.state != self._before or self._agent.state.running:
-            self._before, self._heard_s = self._agent.state, now_s
+        state = self._agent.state
+        if state != self._before or state.running or state.judging is not None:
+            self._before, self._heard_s = state, now_s
 
     def is_over(self) -> bool:
         """Whether a round is done, or none will come."""
@@ -139,7 +140,7 @@ class _Once:
             return True  # one that was revoked asks whether it was reinstated
         if agent.down_reason or agent.disk_reason or agent.work.failure:
             return True
-        if state.running or state.unsettled is not None:
+        if state.running or state.judging is not None or state.unsettled is not None:
             return self._impatient()
         return self._nothing_new() or bool(agent.work.closed_gates) or self._impatient()
 

@@ -22,6 +22,7 @@ from fedclient.device import enrolment
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal, Round
+from fedclient.device.judgement import Judgements, Told
 from fedclient.device.slots import Slots
 from fedclient.errors import StorageBusy, UsageError
 from fedclient.samples.store import SampleStore
@@ -73,6 +74,7 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         journal = Journal(database)
         state, counters, rounds = journal.load_state(), journal.counters(), journal.rounds()
         manifest = None if state.current is None else journal.manifest(state.current)
+        told = Judgements(database).load()
     with SampleStore(folder.samples) as samples:
         stats = samples.stats()
     return {
@@ -89,6 +91,7 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "head": _version(state.current),
         "model": None if manifest is None else manifest.model.hash.hex(),
         "app_head": None if slot is None else str(slot.version),
+        "judgement": None if told is None else _judgement(told),
         "unsettled_update": state.unsettled,
         "updates": counters.get("updates", 0),
         "bytes_up": counters.get("bytes_up", 0),
@@ -105,6 +108,11 @@ def _policy(config: Config) -> Policy:
     return config.policy_on(boards.here())
 
 
+def _judgement(told: Told) -> dict[str, Any]:
+    head, verdict = told.judgement.head_version, told.judgement.verdict
+    return {"head": str(head), "verdict": verdict.name.lower(), "why": told.why, **told.report}
+
+
 def _round(one: Round) -> dict[str, Any]:
     told = {"counter": one.counter, "head": str(one.version), "status": one.status, "reason": one.reason}
     return {**told, **one.report}
@@ -117,6 +125,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         "closed_gates": ", ".join(report["closed_gates"]) or None,
         "next_chance_s": None if found.next_chance_s is None else f"in {duration(found.next_chance_s)}",
         "spent_24h": ", ".join(_spent(report["spent_24h"], policy)),
+        "judgement": _verdict(report["judgement"]),
     }
     rounds = told.pop("rounds")
     for name, value in told.items():
@@ -126,6 +135,12 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         yield f"{'waiting for':<18}{closed or 'nothing now: the agent looks again every [schedule] poll_s'}"
     for one in rounds[:5]:
         yield f"  update {one['counter']:<6} head {one['head']:<8} {one['status'] or 'no receipt yet'}"
+
+
+def _verdict(told: dict[str, Any] | None) -> str | None:
+    if told is None:
+        return None
+    return f"head {told['head']} {told['verdict'].replace('_', ' ')}: {told['why']}"
 
 
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:
@@ -183,6 +198,7 @@ def _change(report: dict[str, Any]) -> str:
         "agent": "running" if report["agent_running"] else "none",
         "phase": report["phase"],
         "head": report["head"],
+        "app_head": report["app_head"],
         "closed": ",".join(report["closed_gates"]),
         "update": None if last is None else f"{last['counter']}:{last['status'] or 'no receipt yet'}",
     }

@@ -9,40 +9,25 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Collection
-from pathlib import Path
 
 from fedclient import session
-from fedclient.client.heads import Heads
-from fedclient.client.ledger import Evidence, Ledger
-from fedclient.client.link import Chunk, Incoming, Link, LinkDown, LinkUp
-from fedclient.client.membership import Membership, OpenTransport
-from fedclient.client.reports import Reports
-from fedclient.client.timers import Backoff, Timer, Timers
-from fedclient.client.work import Work
-from fedclient.config import Config
-from fedclient.crypto.keys import SigningKey
-from fedclient.device import enrolment
-from fedclient.device.database import open_database
-from fedclient.device.folder import DeviceFolder
-from fedclient.device.journal import Journal
+from fedclient.client.actor import Actor
+from fedclient.client.link import Chunk, Incoming, LinkDown, LinkUp
+from fedclient.client.timers import Timer, Timers
 from fedclient.errors import (
     ConfigError,
     FedClientError,
     StorageBusy,
-    StorageDamaged,
     StorageError,
     StorageFull,
 )
 from fedclient.scheduler.policy import Decision
-from fedclient.session import Enrolment, State
+from fedclient.session import Enrolment
 from fedclient.uplink import envelope_hash
 from fedclient.values import (
     Command,
-    HeadVersion,
     Manifest,
-    MessageType,
     Reason,
     Receipt,
     ReceiptStatus,
@@ -51,49 +36,12 @@ from fedclient.values import (
 log = logging.getLogger(__name__)
 
 INVITATION_POLL_S = 15.0  # four wake-ups a minute until a device is enrolled
-STATUS_INTERVAL_S = 900.0
-STUMBLE_S = (2.0, 60.0)  # pauses after a full or failing disk, the first and the longest
 JUST_BOOTED_S, SPREAD_S = 120.0, 5.0  # so soon after a boot the first connection is spread over so long
 OFFER_AGAIN_S = 1.0  # after a sign that the gateway is back
 
 
-class Agent:
-    """One device.  `open_transport(broker, client id)` gives the way to the broker."""
-
-    def __init__(
-        self,
-        folder: DeviceFolder,
-        config: Config,
-        open_transport: OpenTransport,
-        *,
-        seed: int | None = None,
-        root: Path = Path("/"),
-    ) -> None:
-        self._config = config
-        self._random = random.Random(seed)  # noqa: S311 - spreads retries, keeps no secret
-        self._lock = folder.lock()
-        self._key = SigningKey.load(folder.key)
-        self._membership = Membership(folder, config.broker, self._key, open_transport)
-        self._database = open_database(folder)
-        self._timers = Timers()
-        self.work = Work(folder, config, self._database, root)
-        self._reports = Reports(Journal(self._database))
-        self._ledger = Ledger(self._database, self.work, self._reports)
-        self._heads = Heads(folder, config, self._ledger.journal)
-        self._link: Link | None = None
-        self.work.conditions.traffic_bytes = lambda: 0 if self._link is None else self._link.traffic_bytes
-        self._enrolment: enrolment.StoredEnrolment | None = None
-        broker = config.broker
-        self._reconnecting = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
-        self._offering = Backoff(broker.retry_min_s, broker.retry_max_s, self._random)
-        self._stumbling = Backoff(*STUMBLE_S, self._random)
-        self._now_s = 0.0
-        self.up_s: float | None = None  # since when there is a connection
-        self.state = State()
-        self.down_reason: str | None = None  # why there is no connection
-        self.disk_reason: str | None = None  # why nothing can be stored
-        self.settled = 0  # updates settled since the start of this process
-        self.saw_manifest = False  # a manifest came on this connection
+class Agent(Actor):
+    """One device, as its loop and its owner see it: what happens goes in here."""
 
     # --- the loop's side ---------------------------------------------------------------------------
     def start(self, now_s: float) -> None:
@@ -132,8 +80,7 @@ class Agent:
             self._stumble(error)
 
     def _service(self, ready: Collection[int]) -> None:
-        for event in self.work.service(ready, self._ledger.outbox, self._now_s):
-            self._feed(event)
+        self._feed_all(self.work.service(ready, self._ledger.outbox, self._now_s))
         if self._link is not None:
             for incoming in self._link.service(ready, self._now_s):
                 self._incoming(incoming)
@@ -276,6 +223,14 @@ class Agent:
             log.error("enrolment refused: %s", receipt.reason.words)
             self._feed(session.EnrolmentRefused(receipt.reason))
 
+    def _look_at_head(self) -> None:
+        """Have the head judged that has no verdict: by the next job's trainer, if one may start now."""
+        event = self.adoption.look(self.state, self._now_s)
+        if event == session.Calm() and self.state.trains_on_what_it_judges and self.judge().eligible:
+            event = session.Eligible()
+        if event is not None:
+            self._feed(event)
+
     def _due(self, timer: Timer) -> None:
         if timer is Timer.TAKE_UP:
             self._take_up()
@@ -283,79 +238,15 @@ class Agent:
             self._connect()
         elif timer in {Timer.OFFER, Timer.FETCH} and self._link is not None and self._link.connected:
             self._feed(session.RetryDue())
+        elif timer is Timer.ADOPT:
+            self._look_at_head()
         elif timer is Timer.DECIDE and (self.state.may_train or self.state.running):
             self._feed(session.Eligible() if self.judge().eligible else session.Ineligible())
+            self._feed_all(self.work.verdict())
         elif timer is Timer.STATUS:
             self._send_status()
         elif timer is Timer.INVITATION:
             self._look_for_invitation()
-
-    # --- one step: commit, then act -----------------------------------------------------------------
-    def _feed(self, event: session.Event, evidence: Evidence = None) -> None:
-        """Give `event` to the session; what it decides is committed as one, then carried out."""
-        state, actions = session.step(self.state, event)
-        self._ledger.commit((self.state, state), actions, evidence, self._link)
-        if state != self.state:
-            self._stumbling.reset()  # the disk took it
-            self.disk_reason = None
-        before, self.state = self.state, state
-        if state.enrolment is not before.enrolment and Enrolment.DONE in {state.enrolment, before.enrolment}:
-            self._connect()  # anew: what it leaves on the broker, and is sent, follows its membership
-        self.settled += sum(isinstance(action, session.Settle) for action in actions)
-        if state.phase is not before.phase:
-            log.info("%s -> %s", before.phase.value, state.phase.value)
-            self._timers.hasten(Timer.STATUS, self._now_s + STATUS_INTERVAL_S)
-        for action in actions:
-            self._act(action)
-
-    def _act(self, action: session.Action) -> None:
-        match action:
-            case session.SendEnrolment():
-                self._send_enrolment()
-            case session.Publish(counter):
-                self._publish(counter)
-            case session.Fetch(version):
-                self._fetch(version)
-            case session.Adopt(version):
-                self._adopt(version)
-            case session.Train(version):
-                for event in self.work.start(version, self._now_s):
-                    self._feed(event)
-            case session.StopTrainer():
-                self.work.ask_to_stop(self._now_s)
-            case session.FallBack(version):
-                self._heads.fall_back(version)
-
-    def _send_enrolment(self) -> None:
-        if self._link is not None and self._enrolment is not None:
-            self._link.send(MessageType.ENROL, self._enrolment.request)
-            self._offer_later()
-
-    def _publish(self, counter: int) -> None:
-        row = self._ledger.outbox.unsettled()
-        if row is not None and row.counter == counter and self._link is not None:
-            self._link.send(MessageType.UPDATE, row.envelope)
-            self._offer_later()
-
-    def _offer_later(self) -> None:
-        """Offer again if no answer comes: sooner at first, then ever more rarely, never all at once."""
-        self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
-
-    def _fetch(self, version: HeadVersion) -> None:
-        if held_back := self.work.conditions.held_back(self.work.doing(self.state), self._now_s):
-            self._heads.finish(self._link)  # what came is kept
-            if not self._timers.is_set(Timer.FETCH):
-                log.info("head %s is not fetched now: %s", version, held_back)
-            self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)
-        elif self._heads.begin(version, self._link):
-            self._feed(session.HeadReady(version))
-
-    def _adopt(self, version: HeadVersion) -> None:
-        try:
-            self._heads.adopt(version, keep=(self.state.wanted, self.state.job))
-        except StorageDamaged as error:
-            log.error("%s", error)
-            self._feed(session.HeadLost(version))
 
     # --- enrolment, link, status ----------------------------------------------------------------------
     def _look_for_invitation(self) -> None:
@@ -375,16 +266,6 @@ class Agent:
         delay_s = self._random.uniform(0, SPREAD_S) if joined and self._now_s < JUST_BOOTED_S else 0.0
         self._timers.set(Timer.CONNECT, self._now_s + delay_s)
 
-    def _connect(self) -> None:
-        if self._link is not None:
-            self._link.connect(self._now_s, enrolled=self.state.enrolment is Enrolment.DONE)
-
-    def _send_status(self) -> None:
-        if self._link is None or not self._link.connected or self.state.enrolment is not Enrolment.DONE:
-            return
-        self._link.send_status(self._reports.status(self.state, self.work.closed_gates))
-        self._timers.clear(Timer.STATUS)
-
     def _plan(self) -> None:
         """Set the timers that follow from the state."""
         if self.state.running or self.state.may_train:
@@ -392,6 +273,11 @@ class Agent:
                 self._timers.set(Timer.DECIDE, self.work.next_decision_s(self.state, self._now_s))
         else:
             self._timers.clear(Timer.DECIDE)
+        judging_s = self.adoption.next_s(self.state, self._now_s)
+        if judging_s is None:
+            self._timers.clear(Timer.ADOPT)
+        elif not self._timers.is_set(Timer.ADOPT):
+            self._timers.set(Timer.ADOPT, judging_s)
         if self.state.enrolment is not Enrolment.DONE and not self._timers.is_set(Timer.INVITATION):
             self._timers.set(Timer.INVITATION, self._now_s + INVITATION_POLL_S)
         waiting = self.state.enrolment is Enrolment.PENDING or self.state.refusal is Reason.REVOKED

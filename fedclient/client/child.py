@@ -17,6 +17,7 @@ import sys
 from dataclasses import asdict
 
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
+from fedclient.device.judgement import JudgeArguments
 from fedclient.storage import Database
 
 log = logging.getLogger(__name__)
@@ -32,15 +33,17 @@ _IN_WORDS: dict[int, str] = {
 
 
 class Child:
-    """One running trainer."""
+    """One running trainer, or one that only judges."""
 
-    def __init__(self, arguments: JobArguments, timeout_at_s: float) -> None:
+    def __init__(self, arguments: JobArguments | JudgeArguments, timeout_at_s: float) -> None:
+        self.only_judges = isinstance(arguments, JudgeArguments)
+        verb = "judge" if self.only_judges else "job"
         self._gone, kept_by_child = os.pipe()
         # one core for the head; BLAS would start a thread for each core of the board
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
             self._process = subprocess.Popen(  # its standard error is the agent's
-                [sys.executable, "-m", "fedclient.trainer", "job", json.dumps(asdict(arguments))],
+                [sys.executable, "-m", "fedclient.trainer", verb, json.dumps(asdict(arguments))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(kept_by_child,),

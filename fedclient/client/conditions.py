@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from fedclient import boards
 from fedclient.config import Config
@@ -34,8 +35,11 @@ from fedclient.values import HeadVersion
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # gates; the others are about training
-KEEPS_FETCHES_BACK = {"supply", "network", "metered", "traffic", "disk"}
+KEEPS_FETCHES_BACK = frozenset({"supply", "network", "metered", "traffic", "disk"})
+KEEPS_JUDGES_BACK = frozenset({"supply", "temperature", "throttling", "memory", "disk"})
 RECEIPT_BYTES = 1024  # and the headers of both messages
 SAVE_S = 60.0  # how often is saved what a training has spent: a kill or power cut counts as much
 FETCH_LOOK_S = 1.0
@@ -79,6 +83,7 @@ class Conditions:
     ) -> None:
         self._folder = folder
         self._limits = config.limits
+        self._holdout = config.adoption.holdout
         self._database = database
         self._journal = Journal(database)
         self.profile = boards.here(root)
@@ -99,7 +104,7 @@ class Conditions:
         self.traffic_bytes: Callable[[], int] = lambda: 0  # of the link that there is now
         self._traffic_bytes = 0
         self._job = Cost()  # of the job in hand, so far
-        self._held_back = (-inf, "")  # when that was asked, and the answer
+        self._held_back: dict[frozenset[str], tuple[float, str]] = {}  # when that was asked, and the answer
         self.readings = Readings()
         self.decision: Decision | None = None
         self.decided_unix_s: float | None = None  # when that was, where the wall clock was right
@@ -134,16 +139,16 @@ class Conditions:
         self.decided_unix_s = self._now.unix_s
         return decision
 
-    def held_back(self, doing: Doing, now_s: float) -> str:
-        """Return why nothing large should be fetched or written now; empty when all is well.
+    def held_back(self, doing: Doing, now_s: float, gates: frozenset[str] = KEEPS_FETCHES_BACK) -> str:
+        """Return why nothing should be done now that these gates keep back; empty when all is well.
 
-        It is asked at every chunk, and looks again once a second.
+        Of fetches it is asked at every chunk, and looks again once a second.
         """
-        asked_s, why = self._held_back
+        asked_s, why = self._held_back.get(gates, (-inf, ""))
         if not 0 <= now_s - asked_s < FETCH_LOOK_S:
-            gates = [one for one in self._judge(doing, now_s).gates if one.name in KEEPS_FETCHES_BACK]
-            why = "; ".join(one.sentence for one in gates if not one.ok)
-            self._held_back = now_s, why
+            closed = [one for one in self._judge(doing, now_s).gates if one.name in gates and not one.ok]
+            why = "; ".join(one.sentence for one in closed)
+            self._held_back[gates] = now_s, why
         return why
 
     def _judge(self, doing: Doing, now_s: float) -> Decision:
@@ -175,12 +180,13 @@ class Conditions:
     def _counts(self, doing: Doing) -> SampleCounts:
         """Count before a job; while one runs, again only when samples were purged."""
         before, counts = self._counted
-        if doing.trainer_pid is None or before != (doing.head, self._samples_epoch()):
+        if doing.trainer_pid is None or before != (doing.head, self.samples_epoch()):
             counts = self.count(doing.head)
-            self._counted = (doing.head, self._samples_epoch()), counts
+            self._counted = (doing.head, self.samples_epoch()), counts
         return counts
 
-    def _samples_epoch(self) -> int | None:
+    def samples_epoch(self) -> int | None:
+        """Return which samples ids speak of now; None where the store cannot be read."""
         try:
             return self._store().epoch
         except FedClientError:  # `count` says what is wrong
@@ -190,15 +196,26 @@ class Conditions:
         """Count what can be trained on: rows whose label this head knows."""
         manifest = None if version is None else self._journal.manifest(version)
         labels = () if manifest is None else manifest.labels
-        try:
-            store = self._store()
+
+        def counts(store: SampleStore) -> SampleCounts:
             new = store.new_since(self._journal.counter("settled_sample"), labels)
             return SampleCounts(new=new, distinct=store.distinct(labels))
+
+        return self._asked(counts) or SampleCounts()
+
+    def labelled(self, labels: Sequence[str]) -> int | None:
+        """Count the rows that a head with these labels can be judged on; None where nobody can tell."""
+        return self._asked(lambda store: store.labelled(labels))
+
+    def _asked(self, question: Callable[[SampleStore], T]) -> T | None:
+        """Ask the sample store; None, and a line in the log, when it cannot be read."""
+        try:
+            return question(self._store())
         except FedClientError as error:
             log.warning("sample store: %s", error)
             if self._samples is not None and isinstance(error, StorageDamaged):
                 self._samples.recheck()
-            return SampleCounts()
+            return None
 
     def recheck_samples(self) -> None:
         """Read every page of the sample store: the agent's own questions may touch no bad one."""
@@ -214,6 +231,7 @@ class Conditions:
                 self._folder.samples,
                 max_rows=self._limits.samples_max_rows,
                 max_bytes=self._limits.samples_max_mib << 20,
+                holdout=self._holdout,
             )
         return self._samples
 

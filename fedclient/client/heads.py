@@ -1,4 +1,4 @@
-"""The heads a device takes, fetches and adopts, within its owner's bounds."""
+"""The heads a device takes and fetches, within its owner's bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from fedclient.config import Config
 from fedclient.device.blobs import Blobs
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.journal import Journal
-from fedclient.device.slots import Slots
 from fedclient.errors import ConfigError, StorageDamaged
 from fedclient.values import HeadVersion, Manifest
 
@@ -19,14 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Heads:
-    """Manifests in, blobs fetched, `current/` replaced."""
+    """Manifests in, blobs fetched."""
 
     def __init__(self, folder: DeviceFolder, config: Config, journal: Journal) -> None:
         self._folder = folder
         self._config = config
         self._journal = journal
         self._blobs = Blobs(folder.blobs)
-        self._slots = Slots(folder.current)
         self._fetch: Fetch | None = None
         self._version: HeadVersion | None = None  # which head is being fetched
 
@@ -106,9 +104,9 @@ class Heads:
         if self._fetch is not None and link.connected:
             self._fetch.end(link.unsubscribe)
 
-    # --- adopting -----------------------------------------------------------------------------------
-    def adopt(self, version: HeadVersion, keep: tuple[HeadVersion | None, ...]) -> None:
-        """Make this head the one apps predict with; blobs of no head in `keep` go.
+    # --- what is here -------------------------------------------------------------------------------
+    def check(self, version: HeadVersion, keep: tuple[HeadVersion | None, ...]) -> None:
+        """See that this head and its model are here; blobs of any other head that is not in `keep` go.
 
         Raises StorageDamaged when its bytes are not here as they were fetched.
         """
@@ -117,15 +115,6 @@ class Heads:
             raise StorageDamaged(f"the manifest of head {version} is damaged: it will be fetched again")
         if not (self._blobs.has(manifest.model) and self._blobs.has(manifest.head)):
             raise StorageDamaged(f"model or head of {version} is gone: it will be fetched again")
-        if not self._slots.is_active(manifest):
-            self._slots.adopt(manifest, self._blobs.read(manifest.model), self._blobs.read(manifest.head))
         kept = [self._journal.manifest(other) for other in keep if other is not None]
         needed = [manifest, *(other for other in kept if other is not None)]
         self._blobs.keep_only([ref for one in needed for ref in (one.model, one.head)])
-
-    def fall_back(self, bad: HeadVersion) -> None:
-        """Let apps predict with the head before `bad`, which this device cannot run."""
-        slot = self._slots.fall_back(bad)
-        log.error(
-            "head %s cannot be trained here; apps use %s", bad, "none" if slot is None else slot.version
-        )

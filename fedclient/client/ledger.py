@@ -9,12 +9,13 @@ from fedclient.client.link import Link
 from fedclient.client.reports import Reports
 from fedclient.client.work import Work
 from fedclient.device.journal import Journal
+from fedclient.device.judgement import Judgements, Told
 from fedclient.device.outbox import Outbox
 from fedclient.device.residual import Residual
 from fedclient.errors import StorageDamaged
 from fedclient.session import Action, Outcome, State
 from fedclient.storage import Database
-from fedclient.values import Manifest, Reason, Receipt
+from fedclient.values import Judgement, Manifest, Reason, Receipt, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,17 @@ class Ledger:
         self._reports = reports
         self.journal = Journal(database)
         self.outbox = Outbox(database)
+        self._judgements = Judgements(database)
 
     def take_up(self) -> tuple[State, session.Restarted]:
-        """Return what was saved last, and what became of outbox and job since."""
+        """Return what was saved last, and what became of outbox, job and verdict since."""
         self._drop_damaged_update()
-        unsettled, job = self.outbox.unsettled(), self._work.job()
+        unsettled, job, told = self.outbox.unsettled(), self._work.job(), self._judgements.load()
         return self.journal.load_state(), session.Restarted(
             unsettled=None if unsettled is None else unsettled.counter,
             unsettled_base=None if unsettled is None else unsettled.head_version,
             job=None if job is None else job.head_version,
+            judgement=None if told is None else told.judgement,
         )
 
     def commit(
@@ -50,7 +53,8 @@ class Ledger:
             return
         with self._work.conditions.transaction():
             if isinstance(evidence, Manifest) and after.wanted == evidence.head_version:
-                self.journal.save_manifest(evidence, keep=(after.current, after.wanted, after.job))
+                needed = (after.current, after.wanted, after.job, after.judging, after.adopted)
+                self.journal.save_manifest(evidence, keep=needed)
             for action in actions:
                 self._carry_out(action, evidence, link)
             if before != after:
@@ -60,6 +64,9 @@ class Ledger:
         match action:
             case session.Publish(counter):
                 self.outbox.mark_published(counter)
+            case session.GiveUpJudging(version):
+                judgement = Judgement(head_version=version, verdict=Verdict.KEPT_PREVIOUS)
+                self._judgements.save(Told(judgement=judgement, why="no judge came to a verdict on it"))
             case session.DropJob():
                 self._work.drop_job()
             case session.Train(version):

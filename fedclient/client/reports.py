@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedclient import __version__
 from fedclient.client.link import Link
 from fedclient.device.journal import Journal
+from fedclient.device.judgement import Told
 from fedclient.session import State
 from fedclient.values import Status
 
@@ -25,8 +26,8 @@ class Reports:
     def new_link(self) -> None:
         self._counted = (0, 0)
 
-    def status(self, state: State, closed_gates: tuple[str, ...]) -> Status:
-        """Return the next status: state and gate names, never values (PROTOCOL 8)."""
+    def status(self, state: State, closed_gates: tuple[str, ...], told: Told | None = None) -> Status:
+        """Return the next status: state, gate names and the last verdict, never values (PROTOCOL 8)."""
         self._sequence += 1
         return Status(
             start=self._start,
@@ -35,6 +36,7 @@ class Reports:
             closed_gates=closed_gates,
             floor=state.floor,
             software=f"fedclient {__version__}",
+            judgement=None if told is None else told.judgement,
         )
 
     def count_traffic(self, link: Link | None) -> None:

@@ -26,6 +26,8 @@ def report(state: State, decision: Decision, notes: Sequence[str] = ()) -> dict[
 
 def sentence(state: State) -> str:
     """Say what this device does, or what has to happen before it can train."""
+    if state.judging is not None and not state.running:
+        return f"judging head {state.judging} on its own samples, before apps get it"
     match state.phase:
         case Phase.UNENROLLED:
             return "in no federation: run `fedclient enroll INVITATION`"

@@ -9,6 +9,7 @@ from enum import Enum
 class Timer(str, Enum):
     """What can be due."""
 
+    ADOPT = "adopt"  # judge the head at hand; by its name before `decide`, which asks about training on it
     CONNECT = "connect"  # try the broker again
     OFFER = "offer"  # publish again what has no answer
     DECIDE = "decide"  # ask the scheduler

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from fedclient import session
 from fedclient.client.child import Child, describe, end_orphan
@@ -20,6 +21,7 @@ from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, JobArguments, Jobs, TrainerExit
 from fedclient.device.journal import Journal
+from fedclient.device.judgement import JudgeArguments, Judgements
 from fedclient.device.outbox import Outbox, Row
 from fedclient.errors import FedClientError
 from fedclient.scheduler.policy import Decision
@@ -50,12 +52,14 @@ class Work:
         self._database = database
         self._jobs = Jobs(database)
         self._journal = Journal(database)
+        self._judgements = Judgements(database)
         self.conditions = Conditions(folder, config, database, root=root)
         self._trainer = config.trainer_on(self.conditions.profile)
         self._saved_s = 0.0
         self._asked_for: object = None  # what was last decided about
         self.child: Child | None = None
         self.failure = ""  # how the last trainer ended, if that was without a result
+        self._judges: HeadVersion | None = None  # the head that the child shall come to a verdict on
 
     # --- deciding -------------------------------------------------------------------------------------
     @property
@@ -72,7 +76,7 @@ class Work:
         conditions = self.conditions
         decision = conditions.decide(self.doing(state), now_s)
         if self.child is not None:
-            self._guard_memory(conditions.readings.activity.trainer_memory_mib)
+            self.guard_memory()
             # while the supply sags nothing is written that can wait
             if now_s - self._saved_s >= SAVE_S and "supply" not in decision.closed:
                 self.save()
@@ -117,9 +121,9 @@ class Work:
             self.save()
         self.conditions.close()
 
-    def _guard_memory(self, used_mib: float) -> None:
-        """End a trainer beyond its bound: the kernel's own limits are off on a stock Raspberry Pi OS."""
-        bound_mib = self._trainer.memory_mib
+    def guard_memory(self) -> None:
+        """End a child beyond its bound: the kernel's own limits are off on a stock Raspberry Pi OS."""
+        bound_mib, used_mib = self._trainer.memory_mib, self.conditions.readings.activity.trainer_memory_mib
         if self.child is not None and bound_mib is not None and used_mib > bound_mib:
             log.error("the trainer uses %.0f MiB, [trainer] memory_mib is %d: ended", used_mib, bound_mib)
             self.child.kill()
@@ -172,37 +176,77 @@ class Work:
         end_orphan(self._database)
         self.conditions.take_up()
 
-    def start(self, version: HeadVersion, now_s: float) -> list[session.Event]:
+    def start(self, order: session.Train, now_s: float) -> list[session.Event]:
         """Start a trainer on the prepared job; a machine that cannot start one now is a failed trainer."""
         job = self._jobs.current()
-        if job is None or job.head_version != version or self.child is not None:
+        if job is None or job.head_version != order.version or self.child is not None:
             return []
-        settings, privacy = self._trainer, self._config.privacy
+        privacy, adoption = self._config.privacy, self._config.adoption
         arguments = JobArguments(
-            parent=os.getpid(),
-            state=str(self._folder.path),
             token=job.token.hex(),
             min_samples=privacy.min_samples,
             min_per_class=privacy.min_per_class,
             share_accuracy=privacy.share_accuracy,
-            nice=settings.nice,
-            idle=settings.idle,
-            memory_mib=settings.memory_mib,
-            feature_batch=self.conditions.profile.feature_batch,
-            verbose=log.isEnabledFor(logging.INFO),
-            finetune_epochs=self._config.adoption.tuned_epochs,
-            min_judged=self._config.adoption.min_samples,
+            judges=order.judges,
+            margin=adoption.margin,
+            min_judged=adoption.min_samples,
+            finetune_epochs=adoption.tuned_epochs,
+            **self._terms(),
         )
+        child = self._begin(arguments, now_s)
+        if child is None:
+            return [session.Crashed(Cause.CRASH)]
+        self._judges = order.version if order.judges else None
+        self.conditions.trainer_starts(now_s)
+        self._saved_s = -inf  # that it runs is saved at the first look
+        log.info("training on head %s pid=%d", order.version, child.pid)
+        return []
+
+    def start_judge(self, version: HeadVersion, now_s: float) -> list[session.Event]:
+        """Start a child that only judges; one that cannot be started has failed."""
+        if self.child is not None:
+            return []
+        arguments = JudgeArguments(
+            head=(version.generation, version.version),
+            margin=self._config.adoption.margin,
+            min_judged=self._config.adoption.min_samples,
+            threads=self._trainer.threads or 1,
+            **self._terms(),
+        )
+        child = self._begin(arguments, now_s)
+        if child is None:
+            return [session.JudgeEnded(Cause.CRASH)]
+        self._judges = version
+        log.info("judging head %s pid=%d", version, child.pid)
+        return []
+
+    def _terms(self) -> dict[str, Any]:
+        """Return what is the same for every child."""
+        return {
+            "parent": os.getpid(),
+            "state": str(self._folder.path),
+            "nice": self._trainer.nice,
+            "idle": self._trainer.idle,
+            "memory_mib": self._trainer.memory_mib,
+            "feature_batch": self.conditions.profile.feature_batch,
+            "verbose": log.isEnabledFor(logging.INFO),
+        }
+
+    def _begin(self, arguments: JobArguments | JudgeArguments, now_s: float) -> Child | None:
         try:
-            self.child = Child(arguments, timeout_at_s=now_s + settings.timeout_s)
+            self.child = Child(arguments, timeout_at_s=now_s + self._trainer.timeout_s)
         except OSError as error:
             self.failure = f"it cannot be started: {error.strerror}"
             log.warning("no trainer: %s", self.failure)
-            return [session.Crashed(Cause.CRASH)]
-        self.conditions.trainer_starts(now_s)
-        self._saved_s = -inf  # that it runs is saved at the first look
-        log.info("training on head %s pid=%d", version, self.child.pid)
-        return []
+        return self.child
+
+    def verdict(self) -> list[session.Event]:
+        """Return the verdict that the child was to come to, once, as soon as it is written down."""
+        told = None if self._judges is None else self._judgements.load()
+        if told is None or told.judgement.head_version != self._judges:
+            return []
+        self._judges = None
+        return [session.Judged(told.judgement.head_version, told.judgement.verdict)]
 
     def interests(self) -> dict[int, int]:
         """Wake up when the trainer is gone."""
@@ -230,23 +274,37 @@ class Work:
         """Clean up after the child, and say what its end means."""
         if self.child is None:
             return []
-        code, asked, cut_off = self.child.finish(), self.child.asked, self.child.was_cut_off
-        self.child, self.failure = None, ""
+        only_judged, stopped = self.child.only_judges, self.child.was_cut_off
+        code, asked = self.child.finish(), self.child.asked
+        # asked when it had only just begun
+        stopped = stopped or code == TrainerExit.STOPPED or (asked and code == -signal.SIGTERM)
+        verdict, judged = self.verdict(), self._judges
+        self.child, self.failure, self._judges = None, "", None
+        if only_judged:
+            return verdict or self._judge_ended(judged, code, stopped=stopped)
         self.conditions.trainer_ended(now_s)
         if unsettled is not None:  # whatever the exit code: the transaction is what counts
-            return [session.Finished(unsettled.counter)]
-        if (
-            code == TrainerExit.STOPPED or cut_off or (asked and code == -signal.SIGTERM)
-        ):  # had only just begun
-            return [session.Stopped()]
+            return [*verdict, session.Finished(unsettled.counter)]
+        if stopped:
+            return [*verdict, session.Stopped()]
         self.failure = describe(code)
         log.warning("the trainer ended without a result: %s", self.failure)
         job = self._jobs.current()
-        cause = next((cause for exit_, cause in _CAUSES.items() if exit_ == code), Cause.CRASH)
-        events: list[session.Event] = [session.Crashed(cause)]
+        events: list[session.Event] = [*verdict, session.Crashed(_cause(code))]
         if code == TrainerExit.LOST and job is not None:
             self._set_damage_aside()
             events.append(session.HeadLost(job.head_version))
+        return events
+
+    def _judge_ended(self, head: HeadVersion | None, code: int, *, stopped: bool) -> list[session.Event]:
+        """Say what the end of a child that only judged means, without a verdict."""
+        if stopped:
+            return [session.JudgeEnded(None)]
+        log.warning("judging ended without a verdict: %s", describe(code))
+        events: list[session.Event] = [session.JudgeEnded(_cause(code))]
+        if code == TrainerExit.LOST and head is not None:
+            self._set_damage_aside()
+            events.append(session.HeadLost(head))
         return events
 
     def _set_damage_aside(self) -> None:
@@ -260,14 +318,20 @@ class Work:
         if self.child is None:
             return
         begun_s = time.monotonic()
+        trained = not self.child.only_judges
         self.child.stop(min(self._trainer.grace_s, STOP_GRACE_S))
         self.child = None
-        self.conditions.trainer_ended(now_s + time.monotonic() - begun_s)
+        if trained:
+            self.conditions.trainer_ended(now_s + time.monotonic() - begun_s)
 
 
 def _about(state: State) -> tuple[object, ...]:
     """What a decision is about."""
-    return state.running, state.job or state.current, state.failures
+    return state.running, state.job or state.current, state.failures, state.judging is None
+
+
+def _cause(code: int) -> Cause:
+    return next((cause for exit_, cause in _CAUSES.items() if exit_ == code), Cause.CRASH)
 
 
 def _whole(found: object) -> int:

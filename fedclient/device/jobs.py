@@ -44,7 +44,9 @@ class JobArguments:
     feature_batch: int | None  # samples that the backbone takes at once, at most
     verbose: bool  # say how far it is, on the agent's standard error
     finetune_epochs: int = 0  # of a copy for the app, after the job; 0: none
-    min_judged: int = 20  # held-out rows; with fewer there is no telling
+    min_judged: int = 20  # rows; with fewer there is no telling
+    judges: bool = False  # the head first, before it is trained on
+    margin: float = 0.05  # of accuracy, that a head may lose and still be adopted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

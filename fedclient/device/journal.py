@@ -85,6 +85,11 @@ class Journal:
             done=_version(fields["done"]),
             unfit=_version(fields["unfit"]),
             failures=fields["failures"],
+            # what follows an older fedclient did not write; its head is judged anew
+            judging=_version(fields.get("judging")),
+            judged=_version(fields.get("judged")),
+            adopted=_version(fields.get("adopted")),
+            strikes=fields.get("strikes", 0),
         )
 
     def save_state(self, state: State) -> None:
@@ -102,6 +107,10 @@ class Journal:
             "done": _pair(state.done),
             "unfit": _pair(state.unfit),
             "failures": state.failures,
+            "judging": _pair(state.judging),
+            "judged": _pair(state.judged),
+            "adopted": _pair(state.adopted),
+            "strikes": state.strikes,
         }
         text = json.dumps({**fields, "check": _check(fields)})
         self._database.execute("INSERT OR REPLACE INTO session VALUES (1, ?)", (text,))

@@ -46,26 +46,29 @@ class Slots:
         """Return the slot in use, or None before the first head."""
         return self._load(_ACTIVE)
 
-    def is_active(self, manifest: Manifest) -> bool:
-        """Whether this very head is in use, with both of its files."""
+    def is_active(self, manifest: Manifest, head: bytes | None = None) -> bool:
+        """Whether this version is in use, with both of its files; and, where `head` is given, these bytes."""
         slot = self.active()
-        files = () if slot is None else (slot.model_file, slot.head_file)
-        return (
-            slot is not None
-            and slot.version == manifest.head_version
-            and slot.head_file == f"{blob_name(manifest.head.hash)}.head"
-            and all((self._path / name).exists() for name in files)
-        )
+        if slot is None or slot.version != manifest.head_version:
+            return False
+        same = slot.head_file.startswith(blob_name(manifest.head.hash))
+        if head is not None:
+            same = same and slot.head_sha256 == hashlib.sha256(head).hexdigest()
+        return same and all((self._path / name).exists() for name in (slot.model_file, slot.head_file))
 
     def adopt(self, manifest: Manifest, model: bytes, head: bytes) -> None:
-        """Make this head the active one; the one that was active becomes the previous one."""
+        """Make `head` the active one; the one that was active becomes the previous one.
+
+        Its file is named by its own bytes as well: this device's personal layer may be in it.
+        """
+        head_sha256 = hashlib.sha256(head).hexdigest()
         slot = Slot(
             version=manifest.head_version,
             labels=manifest.labels,
-            model_file=f"{blob_name(manifest.model.hash)}.tflite",
+            model_file=model_file(manifest),
             model_sha256=hashlib.sha256(model).hexdigest(),
-            head_file=f"{blob_name(manifest.head.hash)}.head",
-            head_sha256=hashlib.sha256(head).hexdigest(),
+            head_file=f"{blob_name(manifest.head.hash)}-{head_sha256[:16]}.head",
+            head_sha256=head_sha256,
         )
         before = self.active()
         for name, data in ((slot.model_file, model), (slot.head_file, head)):
@@ -163,3 +166,8 @@ class Slots:
                 with suppress(OSError):  # whoever put a folder here: it is in nobody's way
                     path.unlink(missing_ok=True)
         sweep(self._path)  # a power cut while a model was written may have left all of it
+
+
+def model_file(manifest: Manifest) -> str:
+    """Return what the file of a manifest's model is called in `current/`."""
+    return f"{blob_name(manifest.model.hash)}.tflite"

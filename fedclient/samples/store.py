@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedclient import config, storage
 from fedclient.errors import DataError, StorageDamaged, StorageFull
+from fedclient.samples import selection
 from fedclient.samples.array import Array, as_array
 from fedclient.samples.label import Label, as_label, as_text
 
@@ -66,6 +67,7 @@ _SCHEMA: Final = (
     );
     INSERT INTO store VALUES (0, 0, 0, 0, random() & 0x1fffffffffff, 50000, 512 << 20);
     """,
+    "ALTER TABLE store ADD COLUMN held_out INTEGER NOT NULL DEFAULT 0;",
 )
 
 
@@ -85,7 +87,7 @@ class Stats:
     rows: int
     bytes: int
     labelled: int
-    holdout: int
+    holdout: int  # rows kept from training: marked by the app, or by the share that the agent keeps
     distinct: int  # different contents among labelled rows that are not hold-out
     per_label: tuple[tuple[int | str, int], ...]  # rows with each label, hold-out included
     newest_id: int  # the highest id ever given, 0 before the first
@@ -110,24 +112,32 @@ class SampleStore:
     """Samples in one database; threads may share a store, processes open their own.
 
     `path` is the database file, by default `samples/samples.db` in the state folder by the rules of the
-    commands.  A bound that is given is set for every process; one left out stays as it was.
+    commands.  A bound that is given is set for every process; one left out stays as it was.  So is
+    `holdout`, the share of the rows kept from training beside those that an app marks: which rows these
+    are follows from their ids alone.
     A database too damaged to open is set aside (`quarantined` says where) and a new one begun.
     """
 
     def __init__(
-        self, path: Path | str | None = None, *, max_rows: int | None = None, max_bytes: int | None = None
+        self,
+        path: Path | str | None = None,
+        *,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+        holdout: float | None = None,
     ) -> None:
         self.path = Path(path) if path is not None else database_path()
         with storage.disk_errors(self.path.parent):
             if not self.path.parent.is_dir():
                 storage.make_folder(self.path.parent, FOLDER_MODE)
         self._open(check=False)
-        if max_rows is not None or max_bytes is not None:
+        wanted = (max_rows, max_bytes, None if holdout is None else selection.threshold(holdout))
+        if wanted != (None, None, None):
             try:
-                self._bound(max_rows, max_bytes)
+                self._bound(wanted)
             except StorageDamaged:  # the agent is who sets bounds, and who begins anew for all
                 self.recheck()
-                self._bound(max_rows, max_bytes)
+                self._bound(wanted)
 
     def __enter__(self) -> Self:
         return self
@@ -220,11 +230,11 @@ class SampleStore:
         shape: tuple[int, ...] | None = None,
         holdout: bool = False,
     ) -> list[int]:
-        """Return at most `limit` ids of labelled rows, newest first; hold-out rows only if asked for.
+        """Return at most `limit` ids of labelled rows, newest first: those to train on, or the hold-out.
 
         With `labels`: rows whose label is one of them or an index into them.  With `shape`: of that shape.
         """
-        where, parameters = _usable(labels, holdout=holdout)
+        where, parameters = selection.usable(labels, holdout=holdout)
         if shape is not None:
             where, parameters = f"{where} AND shape = ?", (*parameters, _shape_text(shape))
         rows = self._database.execute(
@@ -232,6 +242,11 @@ class SampleStore:
             (*parameters, limit),
         )
         return [row for (row,) in rows]
+
+    def labelled(self, labels: Sequence[str] = ()) -> int:
+        """Count the rows whose label is known, hold-out included."""
+        where, parameters = selection.known(labels)
+        return self._count(f"SELECT count(*) FROM samples WHERE {where}", parameters)  # noqa: S608
 
     def distinct(self, labels: Sequence[str] = ()) -> int:
         """Count different contents among the usable rows."""
@@ -242,7 +257,7 @@ class SampleStore:
 
         An id that this store has never given is from a store that was lost: then all rows are new.
         """
-        where, parameters = _usable(labels)
+        where, parameters = selection.usable(labels)
         if 0 < row <= self._newest():
             where, parameters = f"{where} AND id > ?", (*parameters, row)
         return self._count(f"SELECT count(DISTINCT hash) FROM samples WHERE {where}", parameters)  # noqa: S608
@@ -278,7 +293,7 @@ class SampleStore:
         return Stats(
             **dict(zip(names, values, strict=True)),
             labelled=sum(count for _, count in labels),
-            holdout=self._count("SELECT count(*) FROM samples WHERE holdout"),
+            holdout=self._count(f"SELECT count(*) FROM samples WHERE {selection.HELD_OUT}"),  # noqa: S608
             distinct=self.distinct(),
             per_label=tuple((label, count) for label, count in labels),
             newest_id=self._newest(),
@@ -292,13 +307,13 @@ class SampleStore:
             storage.remove_database(features_path(self.path))  # the new store's ids start at 1 again
             log.error("damaged database moved aside path=%s; a new one was begun", self.quarantined)
 
-    def _bound(self, max_rows: int | None, max_bytes: int | None) -> None:
-        known = self._database.one("SELECT max_rows, max_bytes FROM store")
-        wanted = (max_rows, max_bytes)
+    def _bound(self, wanted: tuple[int | None, int | None, int | None]) -> None:
+        known = self._database.one("SELECT max_rows, max_bytes, held_out FROM store")
         if any(new not in {None, old} for new, old in zip(wanted, known or (), strict=True)):
             with self._database.transaction():
                 self._database.execute(
-                    "UPDATE store SET max_rows = coalesce(?, max_rows), max_bytes = coalesce(?, max_bytes)",
+                    "UPDATE store SET max_rows = coalesce(?, max_rows), max_bytes = coalesce(?, max_bytes),"
+                    " held_out = coalesce(?, held_out)",
                     wanted,
                 )
                 self._drop()
@@ -360,16 +375,6 @@ class SampleStore:
 
     def _count(self, sql: str, parameters: Sequence[object] = ()) -> int:
         return int(self._database.execute(sql, parameters)[0][0])
-
-
-def _usable(labels: Sequence[str], *, holdout: bool = False) -> tuple[str, tuple[object, ...]]:
-    """Return a WHERE clause for rows with a label (one of `labels` or an index into them), and its values."""
-    where = f"label IS NOT NULL AND holdout = {int(holdout)}"
-    if not labels:
-        return where, ()
-    marks = ", ".join("?" * len(labels))
-    known = f"(label IN ({marks}) OR typeof(label) = 'integer' AND label BETWEEN 0 AND ?)"
-    return f"{where} AND {known}", (*labels, len(labels) - 1)
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

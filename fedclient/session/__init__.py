@@ -3,9 +3,12 @@
 from fedclient.session.actions import (
     Action,
     Adopt,
+    Check,
     DropJob,
     FallBack,
     Fetch,
+    GiveUpJudging,
+    Judge,
     Outcome,
     Publish,
     SendEnrolment,
@@ -14,6 +17,7 @@ from fedclient.session.actions import (
     Train,
 )
 from fedclient.session.events import (
+    Calm,
     Cause,
     Connected,
     Crashed,
@@ -26,20 +30,25 @@ from fedclient.session.events import (
     HeadReady,
     Ineligible,
     Invited,
+    Judged,
+    JudgeEnded,
     NewHead,
     Receipted,
     Restarted,
     RetryDue,
     Stopped,
 )
-from fedclient.session.rules import MAX_FAILURES, step
+from fedclient.session.rules import MAX_FAILURES, MAX_STRIKES, step
 from fedclient.session.state import Enrolment, State
 
 __all__ = [
     "MAX_FAILURES",
+    "MAX_STRIKES",
     "Action",
     "Adopt",
+    "Calm",
     "Cause",
+    "Check",
     "Connected",
     "Crashed",
     "DropJob",
@@ -51,10 +60,14 @@ __all__ = [
     "FallBack",
     "Fetch",
     "Finished",
+    "GiveUpJudging",
     "HeadLost",
     "HeadReady",
     "Ineligible",
     "Invited",
+    "Judge",
+    "JudgeEnded",
+    "Judged",
     "NewHead",
     "Outcome",
     "Publish",

@@ -36,15 +36,37 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
-class Train:
-    """Start a trainer for a job on this head, new or resumed."""
+class Check:
+    """See that model and head of this version are here whole, and let go of what no head needs."""
 
     version: HeadVersion
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Start a child that compares this head with the adopted one, on this device's samples."""
+
+    version: HeadVersion
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpJudging:
+    """Write down that this head is not adopted: no child came to a verdict on it."""
+
+    version: HeadVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Start a trainer for a job on this head, new or resumed; one that `judges` does that first."""
+
+    version: HeadVersion
+    judges: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class StopTrainer:
-    """Ask the trainer to checkpoint and end."""
+    """Ask the child to checkpoint and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,4 +97,5 @@ class FallBack:
     version: HeadVersion
 
 
-Action = SendEnrolment | Fetch | Adopt | Train | StopTrainer | DropJob | Publish | Settle | FallBack
+_Judging = Check | Judge | GiveUpJudging | Adopt | FallBack
+Action = SendEnrolment | Fetch | _Judging | Train | StopTrainer | DropJob | Publish | Settle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fedclient.values import HeadVersion, Reason, ReceiptStatus
+from fedclient.values import HeadVersion, Judgement, Reason, ReceiptStatus, Verdict
 
 
 class Cause(str, Enum):
@@ -43,6 +43,7 @@ class Restarted:
     unsettled: int | None
     unsettled_base: HeadVersion | None
     job: HeadVersion | None
+    judgement: Judgement | None = None  # the last one that a child wrote down
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,27 @@ class Eligible:
 
 @dataclass(frozen=True, slots=True)
 class Ineligible:
-    """The scheduler says: not now."""
+    """The scheduler says: not now.  Whatever child runs ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """Nothing that protects the machine speaks against judging a head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """There is a verdict on a head."""
+
+    version: HeadVersion
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeEnded:
+    """The child that only judged is gone without a verdict; no cause: it was asked to stop."""
+
+    cause: Cause | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +139,6 @@ class RetryDue:
 Enrolling = Invited | Enrolled | EnrolmentRefused
 Heads = NewHead | HeadReady | HeadLost
 Again = Restarted | Connected | RetryDue
-Event = Enrolling | Heads | Again | Eligible | Ineligible | Finished | Stopped | Crashed | Receipted
+Adoption = Calm | Judged | JudgeEnded
+Work = Eligible | Ineligible | Finished | Stopped | Crashed
+Event = Enrolling | Heads | Again | Adoption | Work | Receipted

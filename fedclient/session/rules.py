@@ -7,6 +7,12 @@
     heads       NewHead sets `wanted` --HeadReady--> `current` = wanted
                 (the next one replaces a wanted one; versions never go back)
 
+    adoption    `current` is what is trained on; apps get it after a verdict, `Judged`, on this device's
+                own samples.  A child comes to it: the trainer of the next job, or one that only judges:
+                to judge --Calm--> judging --Judged--> judged, and `adopted` unless it is worse
+                   ^                  |
+                   +---- JudgeEnded --+  (a strike, unless it was asked to end; the last one: not adopted)
+
     work        nothing --Eligible--> job, running --Finished--> unsettled --Settled--> nothing
                                       ^        |
                               Eligible|        | Ineligible, Stopped, Crashed
@@ -31,9 +37,12 @@ from dataclasses import replace
 from fedclient.session.actions import (
     Action,
     Adopt,
+    Check,
     DropJob,
     FallBack,
     Fetch,
+    GiveUpJudging,
+    Judge,
     Outcome,
     Publish,
     SendEnrolment,
@@ -42,7 +51,9 @@ from fedclient.session.actions import (
     Train,
 )
 from fedclient.session.events import (
+    Adoption,
     Again,
+    Calm,
     Cause,
     Connected,
     Crashed,
@@ -57,16 +68,20 @@ from fedclient.session.events import (
     Heads,
     Ineligible,
     Invited,
+    Judged,
+    JudgeEnded,
     NewHead,
     Receipted,
     Restarted,
     RetryDue,
     Stopped,
+    Work,
 )
 from fedclient.session.state import Enrolment, State
-from fedclient.values import HeadVersion, Reason, ReceiptStatus
+from fedclient.values import HeadVersion, Reason, ReceiptStatus, Verdict
 
 MAX_FAILURES = 3  # after as many failed trainers in a row, a head is given up until the next one
+MAX_STRIKES = 3  # after as many children in a row without a verdict, a head is not adopted
 
 _OUTCOMES = {
     ReceiptStatus.COUNTED: Outcome.COUNTED,
@@ -86,6 +101,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             return _again(state, event)
         case Receipted():
             return _receipted(state, event)
+        case Calm() | Judged() | JudgeEnded():
+            return _adoption(state, event)
         case _:
             return _work(state, event)
 
@@ -111,7 +128,7 @@ def _heads(state: State, event: Heads) -> tuple[State, tuple[Action, ...]]:
         return state, ()
     match event:
         case NewHead(version, job_may_finish) if _is_new(state, version):
-            wanting = replace(state, floor=version, wanted=version, failures=0)
+            wanting = replace(state, floor=version, wanted=version, failures=0, strikes=0)
             if state.job is None or job_may_finish:
                 return wanting, (Fetch(version),)
             if state.running:  # dropped when its trainer is gone: until then it may still finish
@@ -120,7 +137,8 @@ def _heads(state: State, event: Heads) -> tuple[State, tuple[Action, ...]]:
         case NewHead(version) if version == state.wanted:
             return state, (Fetch(version),)
         case HeadReady(version) if version == state.wanted:
-            return replace(state, current=version, wanted=None), (Adopt(version),)
+            again = (Adopt(version),) if version == state.adopted else ()
+            return replace(state, current=version, wanted=None), (Check(version), *again)
         case HeadLost(version) if version == state.current and state.wanted is None:
             return replace(state, current=None, wanted=version), (Fetch(version),)
     return state, ()
@@ -146,14 +164,21 @@ def _again(state: State, event: Again) -> tuple[State, tuple[Action, ...]]:
 
 
 def _restarted(state: State, event: Restarted) -> tuple[State, tuple[Action, ...]]:
-    """Believe the database about outbox and job: a trainer may have committed while nobody looked."""
+    """Believe the database about outbox, job and verdict: a child may have committed while nobody looked."""
     done = max(filter(None, (state.done, event.unsettled_base)), default=None)
-    known = replace(state, unsettled=event.unsettled, job=event.job, running=False, done=done)
-    current = None if state.current == state.unfit else state.current
-    adopt: tuple[Action, ...] = () if current is None else (Adopt(current),)
+    known = replace(state, unsettled=event.unsettled, job=event.job, running=False, done=done, judging=None)
+    told = event.judgement
+    if told is not None and (known.judged is None or told.head_version > known.judged):
+        known, _ = _judged(known, told.head_version, told.verdict)
+    actions: list[Action] = []
     if known.dropping:
-        return replace(known, job=None, dropping=False), (DropJob(), *adopt)
-    return known, adopt
+        known = replace(known, job=None, dropping=False)
+        actions.append(DropJob())
+    if known.current is not None and known.current != known.unfit:
+        actions.append(Check(known.current))
+    if known.adopted is not None:
+        actions.append(Adopt(known.adopted))
+    return known, tuple(actions)
 
 
 def _receipted(state: State, event: Receipted) -> tuple[State, tuple[Action, ...]]:
@@ -168,31 +193,75 @@ def _receipted(state: State, event: Receipted) -> tuple[State, tuple[Action, ...
     return settled, (Settle(event.counter, outcome, event.reason),)
 
 
-def _work(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+def _adoption(state: State, event: Adoption) -> tuple[State, tuple[Action, ...]]:
+    match event:
+        case Calm() if state.may_judge and (head := state.to_judge):
+            return replace(state, judging=head), (Judge(head),)
+        case Judged(version, verdict) if version in {state.judging, state.to_judge}:
+            return _judged(state, version, verdict)
+        case JudgeEnded(cause) if state.judging is not None and not state.running:
+            return _no_verdict(state, cause)
+    return state, ()
+
+
+def _judged(state: State, version: HeadVersion, verdict: Verdict) -> tuple[State, tuple[Action, ...]]:
+    told = replace(state, judged=version, judging=None, strikes=0)
+    if verdict is Verdict.KEPT_PREVIOUS:
+        return told, ()
+    return replace(told, adopted=version), (Adopt(version),)
+
+
+def _no_verdict(state: State, cause: Cause | None) -> tuple[State, tuple[Action, ...]]:
+    """A child that should have judged is gone; what stands apps keep, whatever happened to it."""
+    head, state = state.judging, replace(state, judging=None)
+    if head is None or cause is None or head != state.current:
+        return state, ()
+    struck = replace(state, strikes=state.strikes + 1)
+    if cause is Cause.MODEL or struck.strikes >= MAX_STRIKES:
+        return replace(struck, judged=head, strikes=0), (GiveUpJudging(head),)
+    return struck, ()
+
+
+def _work(state: State, event: Work) -> tuple[State, tuple[Action, ...]]:
     match event:
         case Eligible() if state.may_train and (base := state.job or state.current):
-            return replace(state, job=base, running=True), (Train(base),)
-        case Ineligible() if state.running:
+            # a trainer that failed to judge shall not take its job with it a second time
+            judges = state.trains_on_what_it_judges
+            training = replace(state, job=base, running=True, judging=base if judges else None)
+            return training, (Train(base, judges),)
+        case Ineligible() if state.running or state.judging is not None:
             return state, (StopTrainer(),)
         case Finished(counter) if state.job is not None and state.unsettled is None:
             idle = replace(state, job=None, running=False, dropping=False, failures=0)
-            return replace(idle, unsettled=counter, done=state.job), (Publish(counter),)
+            sending = replace(idle, unsettled=counter, done=state.job)
+            sending, given_up = _no_verdict(sending, Cause.CRASH)
+            return sending, (Publish(counter), *given_up)
         case Stopped() | Crashed() if state.running and state.dropping:
-            return replace(state, job=None, running=False, dropping=False), (DropJob(),)
+            return replace(state, job=None, running=False, dropping=False, judging=None), (DropJob(),)
         case Stopped() if state.running:
-            return replace(state, running=False), ()
+            return replace(state, running=False, judging=None), ()
         case Crashed(cause) if state.running and state.job is not None:
             return _crashed(state, state.job, cause)
     return state, ()
 
 
 def _crashed(state: State, base: HeadVersion, cause: Cause) -> tuple[State, tuple[Action, ...]]:
-    failed = replace(state, running=False, failures=state.failures + 1)
     if cause is Cause.MODEL:
-        given_up = replace(failed, job=None, done=base, unfit=base, failures=0)
-        return given_up, (DropJob(), FallBack(base))
+        return _unfit(replace(state, running=False, judging=None), base)
+    failed = replace(state, running=False, failures=state.failures + 1)
+    failed, given_up = _no_verdict(failed, Cause.CRASH)
     if cause is Cause.DATA:
-        return replace(failed, job=None), (DropJob(),)
+        return replace(failed, job=None), (DropJob(), *given_up)
     if failed.failures >= MAX_FAILURES:
-        return replace(failed, job=None, done=base, failures=0), (DropJob(),)
-    return failed, ()
+        return replace(failed, job=None, done=base, failures=0), (DropJob(), *given_up)
+    return failed, given_up
+
+
+def _unfit(state: State, base: HeadVersion) -> tuple[State, tuple[Action, ...]]:
+    """This runtime cannot train with `base`, so apps do not predict with it either."""
+    given_up = replace(state, job=None, done=base, unfit=base, failures=0, strikes=0)
+    if base == state.adopted:
+        return replace(given_up, adopted=None), (DropJob(), FallBack(base))
+    if base == state.to_judge:
+        return replace(given_up, judged=base), (DropJob(), GiveUpJudging(base))
+    return given_up, (DropJob(),)

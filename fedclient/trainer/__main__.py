@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedclient.device.jobs import JobArguments, TrainerExit
+from fedclient.device.judgement import JudgeArguments
 from fedclient.errors import DataError, FedClientError, ModelError, StorageDamaged, TransientError
 from fedclient.training import process
 
@@ -20,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main(argv: list[str]) -> int:
-    """Run one job or one dry run; returns the exit code."""
+    """Run one job, one dry run or one judge; returns the exit code."""
     stop = {"asked": False}
 
     def on_sigterm(*_: object) -> None:
@@ -58,6 +59,10 @@ def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) 
         from fedclient.trainer import dry_run  # noqa: PLC0415
 
         return dry_run.run(dry_run.DryRunArguments(**arguments))
+    if verb == "judge":
+        from fedclient.trainer import judge  # noqa: PLC0415
+
+        return judge.run(JudgeArguments(**arguments), should_stop)
     from fedclient.trainer import job  # noqa: PLC0415
 
     return job.JobRun(JobArguments(**arguments), should_stop).run()

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedclient import runtime
 from fedclient.client.agent import Agent
-from fedclient.config import Config, TrainerSettings
+from fedclient.config import AdoptionSettings, Config, TrainerSettings
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device import enrolment
 from fedclient.device import folder as folders
@@ -47,8 +47,13 @@ FEDERATION = "farm"
 TOPICS = Topics(FEDERATION)
 PLAN = Plan(epochs=2, batch_size=16, learning_rate=0.3, codec=Codec(density=0.3), norm_bound=4.0)
 EAGER = replace(setup.EAGER, min_new_samples=1)
+# what these devices have too few samples for is tested in test_adoption.py: a judge takes its time to start
+UNJUDGED = AdoptionSettings(holdout=0.0, min_samples=10**6)
 CONFIG = Config(
-    state=Path("/nowhere"), schedule=EAGER, trainer=TrainerSettings(idle=False, nice=0, grace_s=5.0)
+    state=Path("/nowhere"),
+    schedule=EAGER,
+    trainer=TrainerSettings(idle=False, nice=0, grace_s=5.0),
+    adoption=UNJUDGED,
 )
 V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
 

@@ -15,6 +15,7 @@ import pytest
 
 from fedclient import codec
 from fedclient.client import agent as module
+from fedclient.client.actor import STATUS_INTERVAL_S
 from fedclient.client.timers import Timer
 from fedclient.config import PrivacySettings
 from fedclient.device import schedule
@@ -566,7 +567,7 @@ def test_rule_8_a_status_tells_state_and_gate_names(device, gateway) -> None:
     agent = device.join(gateway)
     gateway.publish(V1)
     device.turn()
-    device.turn(module.STATUS_INTERVAL_S)
+    device.turn(STATUS_INTERVAL_S)
     envelopes = gateway.envelopes(MessageType.STATUS)
     statuses = [gateway.uplink.open_status(one, (device.id, device.key.public)) for one in envelopes]
     last = statuses[-1]

@@ -19,7 +19,17 @@ from fedclient.device.database import open_database
 from fedclient.device.jobs import TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.errors import StorageFull
-from fedclient.session import Cause, Crashed, Enrolment, Finished, HeadLost, State, Stopped
+from fedclient.scheduler.readings import Activity, Readings
+from fedclient.session import (
+    Cause,
+    Crashed,
+    Enrolment,
+    Finished,
+    HeadLost,
+    State,
+    Stopped,
+    Train,
+)
 from fedclient.values import Command, CommandKind
 from tests.client.harness import V1, V2
 from tests.client.test_link import MiniGateway
@@ -34,8 +44,12 @@ def work(device):
     database.close()
 
 
-def ended(work, code: int, *, asked=False, cut_off=False, unsettled: object = None) -> list[object]:
-    work.child = SimpleNamespace(finish=lambda: code, asked=asked, was_cut_off=cut_off)
+def ended(
+    work, code: int, *, asked=False, cut_off=False, only_judges=False, unsettled: object = None
+) -> list[object]:
+    work.child = SimpleNamespace(
+        finish=lambda: code, asked=asked, was_cut_off=cut_off, only_judges=only_judges
+    )
     return work.ended(unsettled, 0.0)
 
 
@@ -82,15 +96,15 @@ def test_rule_5_1_a_job_is_resumed_on_its_head_and_replaced_on_another(work) -> 
 def test_a_trainer_that_cannot_be_started_is_a_failure_and_the_agent_lives(work, device, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", str(device.folder.path / "nothing"))
     work.prepare(V1)
-    assert work.start(V1, 0.0) == [Crashed(Cause.CRASH)]
+    assert work.start(Train(V1), 0.0) == [Crashed(Cause.CRASH)]
     assert work.child is None
     assert "cannot be started" in work.failure
 
 
 def test_starting_needs_the_job_it_is_about(work) -> None:
-    assert work.start(V1, 0.0) == []
+    assert work.start(Train(V1), 0.0) == []
     work.prepare(V1)
-    assert work.start(V2, 0.0) == []
+    assert work.start(Train(V2), 0.0) == []
     assert work.child is None
 
 
@@ -182,13 +196,19 @@ class Trainer:
         self.done.append("ask")
 
 
+def using(work, mib: float) -> None:
+    work.conditions.readings = Readings(activity=Activity(trainer_memory_mib=mib))
+
+
 def test_a_trainer_beyond_its_memory_is_ended_whatever_the_kernel_bounds(work, device, caplog) -> None:
     bounded = replace(device.config, trainer=replace(device.config.trainer, memory_mib=64))
     work = Work(device.folder, bounded, work._database)
     work.child = Trainer()
-    work._guard_memory(64.0)
+    using(work, 64.0)
+    work.guard_memory()
     assert work.child.done == []
-    work._guard_memory(65.0)
+    using(work, 65.0)
+    work.guard_memory()
     assert work.child.done == ["kill"]
     assert "memory_mib is 64" in caplog.text
 
@@ -273,7 +293,7 @@ def test_what_is_remembered_goes_into_a_database_that_was_begun_anew(work) -> No
 def test_a_trainer_that_ends_with_its_agent_is_paid_for(work) -> None:
     """Else an agent that is reloaded again and again trains for nothing."""
     work.conditions.recall()
-    work.child = SimpleNamespace(stop=lambda _: time.sleep(0.05), pid=None)
+    work.child = SimpleNamespace(only_judges=False, stop=lambda _: time.sleep(0.05), pid=None)
     work.conditions.trainer_starts(100.0)
     work.stop_and_wait(130.0)
     assert 30.05 <= work.conditions.spent()["training_s"] < 60.0

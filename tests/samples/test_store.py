@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedclient.errors import DataError, StorageError, StorageFull, StorageReadOnly
-from fedclient.samples.store import SampleStore, _usable, database_path, features_path
+from fedclient.samples import selection
+from fedclient.samples.store import SampleStore, database_path, features_path
 
 ROOT = Path(__file__).parent.parent.parent
 GROUP, MEMBER, STRANGER = 54320, 54321, 54322
@@ -108,10 +109,11 @@ def test_distinct_and_new_count_contents_not_rows(store):
 
 
 def test_counting_does_not_read_the_samples(store):
-    where, parameters = _usable(["a", "b"])
+    where, parameters = selection.usable(["a", "b"])
     sql = f"EXPLAIN QUERY PLAN SELECT count(DISTINCT hash) FROM samples WHERE {where}"  # noqa: S608
-    ((*_, plan),) = store._database.execute(sql, parameters)
+    (*_, plan), *share = store._database.execute(sql, parameters)
     assert plan == "SCAN samples USING COVERING INDEX usable"
+    assert [what for *_, what in share] == ["SCALAR SUBQUERY 1", "SCAN store"]
 
 
 def test_stats_count_everything(store):

@@ -15,8 +15,11 @@ from fedclient.device.database import MIGRATIONS
 from fedclient.device.journal import Journal
 from fedclient.session import (
     MAX_FAILURES,
+    MAX_STRIKES,
     Adopt,
+    Calm,
     Cause,
+    Check,
     Connected,
     Crashed,
     DropJob,
@@ -27,10 +30,14 @@ from fedclient.session import (
     FallBack,
     Fetch,
     Finished,
+    GiveUpJudging,
     HeadLost,
     HeadReady,
     Ineligible,
     Invited,
+    Judge,
+    Judged,
+    JudgeEnded,
     NewHead,
     Outcome,
     Publish,
@@ -46,22 +53,30 @@ from fedclient.session import (
     step,
 )
 from fedclient.storage import Database
-from fedclient.values import NO_HEAD, HeadVersion, Reason, ReceiptStatus
+from fedclient.values import NO_HEAD, HeadVersion, Judgement, Reason, ReceiptStatus, Verdict
 
 V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
 NEXT_GENERATION = HeadVersion(2, 4)
 NONE = State()
 PENDING = State(enrolment=Enrolment.PENDING, request="r", floor=NO_HEAD)
 REFUSED = replace(PENDING, enrolment=Enrolment.REFUSED, refusal=Reason.INVITATION_EXPIRED)
-IDLE = State(enrolment=Enrolment.DONE, request="r", floor=V1, current=V1, done=V1)
+IDLE = State(enrolment=Enrolment.DONE, request="r", floor=V1, current=V1, done=V1, judged=V1, adopted=V1)
 FETCHING = replace(IDLE, floor=V2, wanted=V2)
-WAITING = replace(IDLE, floor=V2, current=V2)
+ARRIVED = replace(IDLE, floor=V2, current=V2)  # to be judged, and to be trained on
+WAITING = replace(ARRIVED, judged=V2, adopted=V2)
+JUDGING = replace(ARRIVED, judging=V2)
 TRAINING = replace(WAITING, job=V2, running=True)
 PAUSED = replace(TRAINING, running=False)
 DROPPING = replace(TRAINING, dropping=True, floor=V3, wanted=V3)
-SENDING = replace(IDLE, floor=V2, current=V2, done=V2, unsettled=7)
+BOTH = replace(TRAINING, judging=V2, judged=V1, adopted=V1)  # a trainer that judges first
+SENDING = replace(WAITING, done=V2, unsettled=7)
 REVOKED = replace(SENDING, unsettled=None, done=None, enrolment=Enrolment.REFUSED, refusal=Reason.REVOKED)
 COUNTED, RETURNED = ReceiptStatus.COUNTED, ReceiptStatus.NOT_COUNTED
+
+
+def told(version: HeadVersion, verdict: Verdict) -> Judgement:
+    return Judgement(head_version=version, verdict=verdict)
+
 
 TABLE = [
     # enrolment, PROTOCOL 7
@@ -84,7 +99,8 @@ TABLE = [
     (IDLE, NewHead(V2), FETCHING, (Fetch(V2),)),
     (FETCHING, NewHead(V2), FETCHING, (Fetch(V2),)),
     (FETCHING, NewHead(V3), replace(FETCHING, floor=V3, wanted=V3), (Fetch(V3),)),
-    (FETCHING, HeadReady(V2), WAITING, (Adopt(V2),)),
+    (FETCHING, HeadReady(V2), ARRIVED, (Check(V2),)),
+    (replace(FETCHING, adopted=V2, judged=V2), HeadReady(V2), WAITING, (Check(V2), Adopt(V2))),  # lost, again
     (FETCHING, Connected(), FETCHING, (Fetch(V2),)),
     (WAITING, HeadLost(V2), replace(WAITING, current=None, wanted=V2), (Fetch(V2),)),
     (replace(IDLE, current=None), NewHead(V1), replace(IDLE, current=None, wanted=V1), (Fetch(V1),)),
@@ -106,9 +122,58 @@ TABLE = [
     (
         TRAINING,
         Crashed(Cause.MODEL),
-        replace(PAUSED, job=None, done=V2, unfit=V2),
+        replace(PAUSED, job=None, done=V2, unfit=V2, adopted=None),
         (DropJob(), FallBack(V2)),
     ),
+    (  # it was not adopted, so nobody has to go back
+        replace(TRAINING, adopted=V1),
+        Crashed(Cause.MODEL),
+        replace(PAUSED, job=None, done=V2, unfit=V2, adopted=V1),
+        (DropJob(),),
+    ),
+    # adoption
+    (ARRIVED, Eligible(), BOTH, (Train(V2, judges=True),)),
+    (
+        replace(ARRIVED, strikes=1),
+        Eligible(),
+        replace(TRAINING, judged=V1, adopted=V1, strikes=1),
+        (Train(V2),),
+    ),
+    (replace(ARRIVED, job=V1), Eligible(), replace(ARRIVED, job=V1, running=True), (Train(V1),)),
+    (ARRIVED, Calm(), JUDGING, (Judge(V2),)),
+    (JUDGING, Ineligible(), JUDGING, (StopTrainer(),)),
+    (JUDGING, Judged(V2, Verdict.ADOPTED), WAITING, (Adopt(V2),)),
+    (ARRIVED, Judged(V2, Verdict.UNJUDGED), WAITING, (Adopt(V2),)),
+    (JUDGING, Judged(V2, Verdict.KEPT_PREVIOUS), replace(ARRIVED, judged=V2), ()),
+    (BOTH, Judged(V2, Verdict.KEPT_PREVIOUS), replace(TRAINING, adopted=V1), ()),
+    (BOTH, Judged(V2, Verdict.ADOPTED), TRAINING, (Adopt(V2),)),
+    (JUDGING, JudgeEnded(None), ARRIVED, ()),
+    (JUDGING, JudgeEnded(Cause.CRASH), replace(ARRIVED, strikes=1), ()),
+    (JUDGING, JudgeEnded(Cause.MODEL), replace(ARRIVED, judged=V2), (GiveUpJudging(V2),)),
+    (
+        replace(JUDGING, strikes=MAX_STRIKES - 1),
+        JudgeEnded(Cause.DATA),
+        replace(ARRIVED, judged=V2),
+        (GiveUpJudging(V2),),
+    ),
+    (BOTH, Stopped(), replace(ARRIVED, job=V2), ()),
+    (BOTH, Crashed(Cause.CRASH), replace(ARRIVED, job=V2, failures=1, strikes=1), ()),
+    (BOTH, Finished(7), replace(ARRIVED, done=V2, unsettled=7, strikes=1), (Publish(7),)),
+    (
+        BOTH,
+        Crashed(Cause.MODEL),
+        replace(ARRIVED, done=V2, unfit=V2, judged=V2),
+        (DropJob(), GiveUpJudging(V2)),
+    ),
+    # a newer head does not end what judges an older one, whose verdict still counts
+    (JUDGING, NewHead(V3), replace(JUDGING, floor=V3, wanted=V3), (Fetch(V3),)),
+    (
+        replace(JUDGING, floor=V3, current=V3),
+        Judged(V2, Verdict.ADOPTED),
+        replace(WAITING, floor=V3, current=V3),
+        (Adopt(V2),),
+    ),
+    (replace(JUDGING, current=V3), JudgeEnded(Cause.CRASH), replace(ARRIVED, current=V3), ()),
     # 5.5: a newer head while a job is in hand
     (TRAINING, NewHead(V3, job_may_finish=True), replace(TRAINING, floor=V3, wanted=V3), (Fetch(V3),)),
     (TRAINING, NewHead(V3), DROPPING, (StopTrainer(), Fetch(V3))),
@@ -160,17 +225,32 @@ TABLE = [
     (REVOKED, RetryDue(), REVOKED, (SendEnrolment(),)),
     (REVOKED, Enrolled(), replace(WAITING, done=None), ()),
     # restarts: the database knows better
-    (TRAINING, Restarted(None, None, V2), PAUSED, (Adopt(V2),)),
-    (TRAINING, Restarted(7, V2, None), SENDING, (Adopt(V2),)),
-    (SENDING, Restarted(7, V2, None), SENDING, (Adopt(V2),)),
+    (TRAINING, Restarted(None, None, V2), PAUSED, (Check(V2), Adopt(V2))),
+    (TRAINING, Restarted(7, V2, None), SENDING, (Check(V2), Adopt(V2))),
+    (SENDING, Restarted(7, V2, None), SENDING, (Check(V2), Adopt(V2))),
     (
         DROPPING,
         Restarted(None, None, V2),
         replace(DROPPING, job=None, running=False, dropping=False),
-        (DropJob(), Adopt(V2)),
+        (DropJob(), Check(V2), Adopt(V2)),
+    ),
+    # a verdict that was written down while nobody looked counts; without one, the head is judged again
+    (JUDGING, Restarted(None, None, None), ARRIVED, (Check(V2), Adopt(V1))),
+    (JUDGING, Restarted(None, None, None, told(V1, Verdict.ADOPTED)), ARRIVED, (Check(V2), Adopt(V1))),
+    (JUDGING, Restarted(None, None, None, told(V2, Verdict.ADOPTED)), WAITING, (Check(V2), Adopt(V2))),
+    (
+        BOTH,
+        Restarted(None, None, V2, told(V2, Verdict.KEPT_PREVIOUS)),
+        replace(PAUSED, adopted=V1),
+        (Check(V2), Adopt(V1)),
     ),
     # a head that cannot be trained here does not come back to the apps
-    (replace(IDLE, unfit=V1), Restarted(None, None, None), replace(IDLE, unfit=V1), ()),
+    (
+        replace(IDLE, unfit=V1, adopted=None),
+        Restarted(None, None, None),
+        replace(IDLE, unfit=V1, adopted=None),
+        (),
+    ),
 ]
 
 NOTHING = [
@@ -210,6 +290,19 @@ NOTHING = [
     (SENDING, Receipted(6, COUNTED)),
     (SENDING, Receipted(8, COUNTED)),
     (IDLE, Receipted(7, COUNTED)),
+    (WAITING, Calm()),  # there is a verdict
+    (TRAINING, Calm()),
+    (BOTH, Calm()),
+    (JUDGING, Calm()),
+    (JUDGING, Eligible()),  # one child at a time
+    (replace(ARRIVED, running=True, job=V1), Calm()),
+    (replace(ARRIVED, unfit=V2), Calm()),
+    (PENDING, Calm()),
+    (WAITING, Judged(V2, Verdict.KEPT_PREVIOUS)),  # never taken back
+    (ARRIVED, Judged(V1, Verdict.ADOPTED)),
+    (ARRIVED, Judged(V3, Verdict.ADOPTED)),
+    (ARRIVED, JudgeEnded(Cause.CRASH)),
+    (BOTH, JudgeEnded(Cause.CRASH)),
 ]
 
 
@@ -254,6 +347,10 @@ class Sessions(RuleBasedStateMachine):
         self.again: set[int] = set()  # refused for who sent it: its head may be trained on once more
         self.job: HeadVersion | None = None
         self.trainer = False
+        self.judge: HeadVersion | None = None  # what a child judges now, the trainer or another one
+        self.verdict: Judgement | None = None  # what the database says
+        self.bad = {version for version in VERSIONS if version.version % 3 == 0}  # never to be adopted
+        self.slot: HeadVersion | None = None  # what apps use
         self.counter = 0
 
     def teardown(self) -> None:
@@ -270,10 +367,10 @@ class Sessions(RuleBasedStateMachine):
         self.state = restored
         for action in actions:
             self.act(action)
-            world = (dict(self.outbox), self.job, self.trainer)
-            if not isinstance(action, Train):  # a second trainer is refused by its lease
+            world = (dict(self.outbox), self.job, self.trainer, self.slot)
+            if not isinstance(action, (Train, Judge)):  # a second child is refused
                 self.act(action)
-            assert world == (self.outbox, self.job, self.trainer), action
+            assert world == (self.outbox, self.job, self.trainer, self.slot), action
         assert self.state.floor >= before.floor or before.current is before.wanted is None
         again = isinstance(event, Receipted) and event.status is ReceiptStatus.REFUSED
         if again and event.reason in {Reason.CONFLICT, Reason.REVOKED} and event.counter == before.unsettled:
@@ -290,8 +387,19 @@ class Sessions(RuleBasedStateMachine):
             case Train(version):
                 assert self.unsettled() is None, "4.1: a new job while an update is unsettled"
                 assert not self.trainer, "5.6: two trainers"
+                assert self.judge is None, "two children"
                 assert not self.state.dropping, "5.5: a job that was to be dropped"
                 self.job, self.trainer = version, True
+                self.judge = version if action.judges else None
+            case Judge(version):
+                assert not self.trainer, "two children"
+                assert self.judge is None, "two judges"
+                self.judge = version
+            case Adopt(version):
+                assert version not in self.bad, "a head that was found to be worse"
+                self.slot = version
+            case GiveUpJudging(version):
+                self.verdict = told(version, Verdict.KEPT_PREVIOUS)
             case DropJob():
                 self.job = None
             case Publish(counter):
@@ -356,27 +464,75 @@ class Sessions(RuleBasedStateMachine):
             self.outbox[self.counter] = (self.job, "unsettled")
             self.job = None
 
-    @precondition(lambda self: self.trainer)
+    def judges(self) -> None:
+        """What a judge's one transaction does."""
+        if self.judge is not None:
+            verdict = Verdict.KEPT_PREVIOUS if self.judge in self.bad else Verdict.ADOPTED
+            self.verdict = told(self.judge, verdict)
+
+    def hear(self) -> None:
+        """Read the verdict, as the agent does while a child runs and when it has ended."""
+        if self.verdict is not None and self.verdict.head_version == self.judge:
+            self.feed(Judged(self.judge, self.verdict.verdict))
+
+    @rule()
+    def calm(self) -> None:
+        self.feed(Calm())
+
+    @rule()
+    def few_samples(self) -> None:
+        """No child is asked: an honest head is adopted, one that no app could use is not."""
+        head = self.state.to_judge
+        if head is not None:
+            verdict = Verdict.KEPT_PREVIOUS if head in self.bad else Verdict.UNJUDGED
+            self.verdict = told(head, verdict)
+            self.feed(Judged(head, verdict))
+
+    @precondition(lambda self: self.judge is not None)
+    @rule()
+    def verdict_while_it_runs(self) -> None:
+        self.judges()
+        if self.trainer:  # one that only judges is heard when it has ended
+            self.hear()
+
+    @precondition(lambda self: self.judge is not None and not self.trainer)
     @rule(commits=st.booleans(), cause=st.sampled_from([None, *Cause]))
-    def trainer_ends(self, commits, cause) -> None:
+    def judge_ends(self, commits, cause) -> None:
+        if commits:
+            self.judges()
+        wrote = self.verdict is not None and self.verdict.head_version == self.judge
+        if wrote:
+            self.hear()
+        else:
+            self.feed(JudgeEnded(cause))
+        self.judge = None
+
+    @precondition(lambda self: self.trainer)
+    @rule(commits=st.booleans(), judged=st.booleans(), cause=st.sampled_from([None, *Cause]))
+    def trainer_ends(self, commits, judged, cause) -> None:
+        if judged or (commits and self.judge is None):
+            self.judges()
         if commits:
             self.commit()
-        self.trainer = False
+        self.hear()
+        self.trainer, self.judge = False, None
         unsettled = self.unsettled()
         if unsettled is not None:
             self.feed(Finished(unsettled))
         else:
             self.feed(Stopped() if cause is None else Crashed(cause))
 
-    @rule(commits=st.booleans())
-    def agent_is_killed(self, commits) -> None:
+    @rule(commits=st.booleans(), judged=st.booleans())
+    def agent_is_killed(self, commits, judged) -> None:
+        if judged:
+            self.judges()
         if self.trainer and commits:
             self.commit()
-        self.trainer = False
+        self.trainer, self.judge = False, None
         unsettled = self.unsettled()
         base = None if unsettled is None else self.outbox[unsettled][0]
         self.state = self.journal.load_state() if self.state != State() else State()
-        self.feed(Restarted(unsettled, base, self.job))
+        self.feed(Restarted(unsettled, base, self.job, self.verdict))
 
     @rule(counter=st.integers(0, 8), status=st.sampled_from(ReceiptStatus), reason=reasons)
     def any_receipt(self, counter, status, reason) -> None:
@@ -392,6 +548,16 @@ class Sessions(RuleBasedStateMachine):
         assert self.state.unsettled == self.unsettled()
         assert self.state.job == self.job
         assert self.state.running == self.trainer
+
+    @invariant()
+    def apps_have_what_was_adopted(self) -> None:
+        assert self.slot not in self.bad
+        assert self.state.adopted in {None, self.slot}
+        if self.state.judging is not None:
+            assert self.judge == self.state.judging
+        if self.verdict is not None and self.verdict.head_version == self.state.judged:
+            kept = self.verdict.verdict is Verdict.KEPT_PREVIOUS
+            assert self.state.adopted != self.state.judged if kept else True
 
     @invariant()
     def one_update_per_head(self) -> None:

@@ -1,0 +1,244 @@
+"""Judge a head on this device's own samples, next to the one that apps use; writes down the verdict.
+
+`python -m fedclient.trainer judge` does this alone; the trainer of a job does it first where the agent
+asks for it.  Either way it is one transaction at the end (`device/judgement.py`), and nothing else.
+
+On which rows: the hold-out, which no head was trained on here.  Where it is too small to tell a loss of
+`margin` from chance, the newest rows that are trained on fill it up: both heads have seen them in the
+same way.  With fewer rows than `min_judged` in all there is no telling, and the head is adopted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient import runtime
+from fedclient.device import personal
+from fedclient.device.blobs import Blobs
+from fedclient.device.database import open_database
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.jobs import Job, TrainerExit
+from fedclient.device.journal import Journal
+from fedclient.device.judgement import JudgeArguments, Judgements, Told
+from fedclient.device.personal import PersonalKey, PersonalLayer
+from fedclient.device.slots import Slot, Slots, model_file
+from fedclient.errors import DataError, FedClientError, ModelError, NoModelYet, StorageDamaged, StorageError
+from fedclient.runtime import TrainableModel
+from fedclient.samples.store import SampleStore
+from fedclient.storage import Database
+from fedclient.trainer.loading import features
+from fedclient.trainer.workplace import Workplace
+from fedclient.training.dataset import Prepared, prepare
+from fedclient.training.loop import Examples
+from fedclient.training.verdict import Measured, decide, enough_rows, measure
+from fedclient.values import HeadVersion, Judgement, Manifest, Verdict, parameters
+
+log = logging.getLogger(__name__)
+
+_FLOAT_BYTES = 4
+MOST_ROWS = 1000  # the newest: more tell little more, and a backbone takes its time for each
+
+
+class Asked(Exception):
+    """Somebody wants this to stop before there is a verdict."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """How the owner wants heads judged."""
+
+    margin: float
+    min_judged: int
+    feature_batch: int | None = None
+    threads: int = 1
+
+
+def run(arguments: JudgeArguments, should_stop: Callable[[], bool]) -> TrainerExit:
+    """Judge one head and end.  Raises FedClientError for what `__main__` turns into an exit code."""
+    folder = DeviceFolder(Path(arguments.state))
+    terms = Terms(
+        margin=arguments.margin,
+        min_judged=arguments.min_judged,
+        feature_batch=arguments.feature_batch,
+        threads=arguments.threads,
+    )
+    try:
+        Court(folder, open_database(folder), terms, should_stop).judge(HeadVersion(*arguments.head))
+    except Asked:
+        return TrainerExit.STOPPED
+    return TrainerExit.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A head that is judged: its model, its weights, and the rows that it is judged on."""
+
+    model: TrainableModel
+    head: NDArray[np.float32]
+    rows: Prepared
+    held_out: int  # of the rows
+
+    def on(self, ids: tuple[int, ...]) -> Examples:
+        """Return the rows with these ids, which are some of its own in the same order."""
+        at = np.flatnonzero(np.isin(self.rows.ids, ids))
+        return Examples(x=self.rows.examples.x[at], y=self.rows.examples.y[at])
+
+
+def first(place: Workplace, job: Job, should_stop: Callable[[], bool]) -> bool:
+    """Judge the head that a job is about to train on; False when the trainer shall stop.
+
+    The job goes on without a verdict: the agent sees that there is none.
+    """
+    arguments = place.arguments
+    terms = Terms(
+        margin=arguments.margin,
+        min_judged=arguments.min_judged,
+        feature_batch=arguments.feature_batch,
+        threads=job.threads,
+    )
+    try:
+        Court(place.folder, place.database, terms, should_stop).judge(job.head_version)
+    except Asked:
+        return False
+    except FedClientError as error:
+        log.error("head %s is not judged: %s", job.head_version, error)
+    return True
+
+
+class Court:
+    """Everything that is needed for one verdict."""
+
+    def __init__(
+        self, folder: DeviceFolder, database: Database, terms: Terms, should_stop: Callable[[], bool]
+    ) -> None:
+        self._folder = folder
+        self._database = database
+        self._terms = terms
+        self._should_stop = should_stop
+        self._store = SampleStore(folder.samples)
+
+    def judge(self, version: HeadVersion) -> Verdict:
+        """Come to a verdict on a head whose model and bytes are stored, and write it down."""
+        manifest = Journal(self._database).manifest(version)
+        if manifest is None:
+            raise StorageDamaged(f"the manifest of head {version} is gone")
+        try:
+            verdict, why, report = self._verdict(manifest)
+        except ModelError as error:  # it cannot be run here, or is not finite
+            verdict, why, report = Verdict.KEPT_PREVIOUS, str(error), {}
+        told = Told(judgement=Judgement(head_version=version, verdict=verdict), why=why, report=report)
+        with self._database.transaction():
+            Judgements(self._database).save(told)
+        return verdict
+
+    def _verdict(self, manifest: Manifest) -> tuple[Verdict, str, dict[str, object]]:
+        case = self._case(manifest)
+        rows = len(case.rows.ids)
+        if rows < self._terms.min_judged:
+            words = f"{rows} labelled samples fit the model, {self._terms.min_judged} are needed to judge"
+            return Verdict.UNJUDGED, words, {"rows": rows}
+        case.model.set_weights(case.head)
+        new = measure(case.model, case.rows.examples)
+        slot, used, ids = self._used(manifest, case)
+        if used is not None and len(ids) < rows:  # the one in use takes fewer of them
+            case.model.set_weights(case.head)
+            new = measure(case.model, case.on(ids))
+        verdict, why = decide(new, used, case.model.classes, self._terms.margin)
+        report: dict[str, object] = {"rows": len(ids), "held_out": case.held_out, **asdict(new)}
+        if slot is not None and used is not None:
+            against = {"against": str(slot.version), "its_accuracy": used.accuracy, "its_loss": used.loss}
+            report = {**report, **against}
+        return verdict, why, report
+
+    # --- the head that arrived --------------------------------------------------------------------------
+    def _case(self, manifest: Manifest) -> Case:
+        blobs = Blobs(self._folder.blobs)
+        model = runtime.load(blobs.read(manifest.model), threads=self._terms.threads)
+        if model.tensors != manifest.tensors:
+            raise ModelError("the model has other tensors than its manifest says")
+        head = blobs.read(manifest.head)
+        if len(head) != _FLOAT_BYTES * parameters(manifest.tensors):
+            raise ModelError(f"the head has {len(head)} bytes, which does not fit its tensors")
+        layer = PersonalLayer(self._database).load(PersonalKey.of(manifest, self._store.epoch))
+        head = head if layer is None else personal.overlay(head, manifest.tensors, layer)
+        found = self._rows(model, manifest)
+        return Case(model=model, head=_flat(head), rows=found[0], held_out=found[1])
+
+    def _rows(self, model: TrainableModel, manifest: Manifest) -> tuple[Prepared, int]:
+        """Return what to judge on, and how many of these rows are hold-out."""
+        shape = model.sample_shape if model.has_features else None
+        enough = enough_rows(self._terms.margin)
+        held_out = self._store.usable(MOST_ROWS, manifest.labels, shape=shape, holdout=True)
+        trained_on = self._store.usable(MOST_ROWS, manifest.labels, shape=shape)
+        for filled in (max(0, enough - len(held_out)), MOST_ROWS):
+            rows = self._prepared(
+                (*held_out, *trained_on[:filled]), (model, manifest.model.hash), manifest.labels
+            )
+            if len(rows.ids) >= self._terms.min_judged:  # else too few of them fit this model
+                break
+        return rows, len(set(rows.ids).intersection(held_out))
+
+    def _prepared(
+        self, ids: tuple[int, ...], reader: tuple[TrainableModel, bytes], labels: tuple[str, ...]
+    ) -> Prepared:
+        """Read rows for a model with this hash; none when none fits."""
+        rows = features(
+            self._folder,
+            *reader,
+            at_once=self._terms.feature_batch,
+            before_each=self._check_wanted,
+        )
+        try:
+            return prepare(self._store.read(ids), reader[0], labels, rows)
+        except DataError:
+            nothing = Examples(x=np.empty((0, *reader[0].x_shape), np.float32), y=np.empty(0, np.int32))
+            return Prepared(examples=nothing, ids=(), skipped=len(ids), distinct=0)
+
+    def _check_wanted(self) -> None:
+        if self._should_stop():
+            raise Asked
+
+    # --- the head in use --------------------------------------------------------------------------------
+    def _used(self, manifest: Manifest, case: Case) -> tuple[Slot | None, Measured | None, tuple[int, ...]]:
+        """Measure the head that apps use, on the rows that it can be measured on as well.
+
+        Without one, or where there are too few such rows or it is damaged, a head that knows nothing
+        is what is compared with.
+        """
+        nothing = None, None, case.rows.ids
+        try:
+            slot, model_data, head = Slots(self._folder.current).read()
+        except NoModelYet:
+            return nothing
+        except StorageError as error:
+            log.warning("the head in use cannot be compared with: %s", error)
+            return nothing
+        try:
+            if slot.model_file == model_file(manifest) and slot.labels == manifest.labels:
+                model, rows = case.model, case.rows
+            else:
+                model = runtime.load(model_data, threads=self._terms.threads)
+                rows = self._prepared(case.rows.ids, (model, self._model_hash(slot)), slot.labels)
+            if len(rows.ids) < self._terms.min_judged:
+                return nothing
+            model.set_weights(_flat(head))
+            return slot, measure(model, rows.examples), rows.ids
+        except ModelError as error:
+            log.warning("the head in use cannot be compared with: %s", error)
+            return nothing
+
+    def _model_hash(self, slot: Slot) -> bytes:
+        """Return under which name features of the model in use are cached."""
+        known = Journal(self._database).manifest(slot.version)
+        same = known is not None and model_file(known) == slot.model_file
+        return known.model.hash if known is not None and same else bytes.fromhex(slot.model_sha256)
+
+
+def _flat(head: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(head, "<f4").astype(np.float32)

@@ -1,0 +1,84 @@
+"""Whether a head that arrived may replace the one in use, from what both do on the same rows.
+
+1. A head whose accuracy or loss is not finite is never adopted.
+2. A head must not be worse than one that knows nothing: its loss is at most ln C, which every head that
+   was never trained has.  On WISDM the one user with more had an accuracy below 0.15
+   (`tools/bench/adoption.py`); random weights of any size that matters have far more.
+3. Its accuracy is at most `margin` below that of the head in use.
+4. It keeps nine tenths of what the head in use knows, ln C less its loss.  So the bar is relative: it is
+   strict while heads know little, when random weights come close, and leaves a trained head room to move.
+
+Accuracy and loss are means over n rows.  Honest heads differ from round to round by a few rows, so
+what is judged on fewer than `enough_rows(margin)` is mostly chance: the judge takes more rows then.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.runtime import TrainableModel
+from fedclient.training.loop import Examples
+from fedclient.values import Verdict
+
+KEPT_SHARE = 0.9  # of what the head in use knows
+_ROUNDING = 1e-5  # float32 logits, summed; an all-zero head must come out at ln C
+_FEWEST, _MOST = 20, 1000  # rows, whatever the margin
+_INFER_ROWS = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What a head does on some rows: `loss` is the mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+def enough_rows(margin: float) -> int:
+    """Return on how many rows the standard error of an accuracy is at most `margin`."""
+    worst_variance = 0.25
+    return _MOST if margin <= 0 else min(_MOST, max(_FEWEST, math.ceil(worst_variance / margin**2)))
+
+
+def measure(model: TrainableModel, examples: Examples) -> Measured:
+    """Measure the head that `model` holds; raises ModelError for logits that are not finite."""
+    right, loss = 0, 0.0
+    for at in range(0, len(examples), _INFER_ROWS):
+        y = examples.y[at : at + _INFER_ROWS]
+        scores = log_probabilities(model.infer(examples.x[at : at + _INFER_ROWS]))
+        right += int(np.count_nonzero(scores.argmax(axis=1) == y))
+        loss -= float(scores[np.arange(len(y)), y].sum())
+    return Measured(accuracy=right / len(examples), loss=loss / len(examples))
+
+
+def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the log-softmax of each row; a single logit is that of the second of two classes."""
+    wide = logits.astype(np.float64)
+    if wide.shape[1] == 1:
+        wide = np.concatenate([np.zeros_like(wide), wide], axis=1)
+    shifted: NDArray[np.float64] = wide - wide.max(axis=1, keepdims=True)
+    scores: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return scores
+
+
+def decide(new: Measured, current: Measured | None, classes: int, margin: float) -> tuple[Verdict, str]:
+    """Return the verdict on `new` and a sentence; `current` is None where no head is in use."""
+    knows_nothing = math.log(max(classes, 2))
+    found = f"accuracy {new.accuracy:.3f}, loss {new.loss:.3f}"
+    if not (math.isfinite(new.accuracy) and math.isfinite(new.loss)):
+        return Verdict.KEPT_PREVIOUS, f"not finite: {found}"
+    if new.loss > knows_nothing + _ROUNDING:
+        return Verdict.KEPT_PREVIOUS, f"{found}: worse than a head that knows nothing ({knows_nothing:.3f})"
+    if current is None or not (math.isfinite(current.accuracy) and math.isfinite(current.loss)):
+        return Verdict.ADOPTED, f"{found}; there was no head to compare with"
+    against = f"against accuracy {current.accuracy:.3f}, loss {current.loss:.3f}"
+    if new.accuracy < current.accuracy - margin - _ROUNDING:
+        return Verdict.KEPT_PREVIOUS, f"{found} {against}: it is right less often than the margin allows"
+    known = max(0.0, knows_nothing - current.loss)
+    if new.loss > current.loss + (1 - KEPT_SHARE) * known + _ROUNDING:
+        return Verdict.KEPT_PREVIOUS, f"{found} {against}: it has lost too much of what that one knows"
+    return Verdict.ADOPTED, f"{found} {against}"
