@@ -128,11 +128,10 @@ class _Layout:
 
     def _raw(self, table: RawTable) -> int:
         builder = self._builder
-        body = table.body + bytes(-len(table.body) % 4)
         # The file's length is a multiple of 16 (Finish): from its end, too, the place modulo 8 is the same.
-        builder.Prep(WIDEST, len(body) + 4 + table.start)
+        builder.Prep(WIDEST, len(table.body) + 4 + table.start)
         builder.StartObject(len(table.fields))
-        self._prepend(body)
+        self._prepend(table.body)
         for slot, place in enumerate(table.fields):
             builder.current_vtable[slot] = place and builder.Offset() + 4 - place
         return int(builder.EndObject())

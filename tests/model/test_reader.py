@@ -143,6 +143,19 @@ def test_an_offset_out_of_the_file_is_refused(data):
         Table.root(data)
 
 
+def test_every_visit_has_its_price():
+    root = laid_out({0: [{}] * 10, 1: "seven..", 2: (1, 2)})
+    for read, price in (
+        (lambda: root.tables(0), 10 * (4 + reader.TABLE_COST)),
+        (lambda: root.text(1), 7),
+        (lambda: root.integers(2), 8),
+        (lambda: root.number(9), 0),
+    ):
+        before = root._work._left
+        read()
+        assert before - root._work._left == price
+
+
 def everything(root):
     return sum(len(name.text(0)) for table in root.tables(0) for name in table.tables(0))
 
