@@ -183,6 +183,23 @@ def test_a_thousand_graphs_in_a_row_need_no_deep_stack():
     assert len(runnable.called(graphs, 0, graphs[0].operators)) == 1000
 
 
+class Counting(tuple):
+    """Graphs that count how often one is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, number):
+        Counting.looks += 1
+        return super().__getitem__(number)
+
+
+def test_each_graph_is_followed_once_however_many_ways_lead_to_it():
+    graphs = Counting(calling(*((number + 1, number + 2) for number in range(20)), (), ()))
+    Counting.looks = 0
+    assert len(runnable.called(graphs, 0, graphs[0].operators)) == 21
+    assert Counting.looks < 30
+
+
 def test_a_graph_that_is_called_is_checked_whole():
     document = Document.read(backbones.loop())
     body = document.graphs[2]
