@@ -15,7 +15,7 @@ from fedclient.device.jobs import Job, JobArguments, TrainerExit
 from fedclient.errors import PrivacyFloor, StorageDamaged
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
-from fedclient.trainer import checkpoints, personal
+from fedclient.trainer import checkpoints, judge, personal
 from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
 from fedclient.trainer.loading import features, load
 from fedclient.trainer.pack import pack
@@ -49,6 +49,8 @@ class JobRun:
         job = self._place.take_job()
         if job is None:
             return TrainerExit.STOPPED
+        if self._arguments.judges and not judge.first(self._place, job, self._should_stop):
+            return TrainerExit.STOPPED
         try:
             return self._carry_out(job)
         except (Superseded, Asked):
@@ -69,6 +71,11 @@ class JobRun:
             return TrainerExit.STOPPED
         done = hand_over(self._place, job, manifest, result)
         log.info("update handed over seconds=%.3f", self._spent.seconds)
+        if done is TrainerExit.DONE and not manifest.plan.statistics:
+            own = personal.Tuning(
+                place=self._place, job=job, manifest=manifest, model=model, examples=prepared.examples
+            )
+            own.run(self._should_stop)
         return done
 
     def _train(
