@@ -8,6 +8,8 @@
     replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     personal heads of their own for these people, FedProx and balanced sampling (ditto)
+    omniglot  accuracy of a federation of 20 drawers on a MobileNet's features (ditto)
+    backbone  what that MobileNet costs: time, memory of the trainer, bytes (ditto)
     eligibility  an eligibility decision: all probes, all gates
     stops    how soon a training stops after each kind of violation
 
@@ -109,6 +111,19 @@ TARGETS = (
         0.03,
         at_least=True,
     ),
+    Target("Omniglot accuracy, drawers not seen", ("omniglot", "accuracy", "mean"), 0.86, at_least=True),
+    Target(
+        "epochs of a linear head / a backbone pass",
+        ("backbone", "epochs_per_backbone_pass", "linear"),
+        1,
+    ),
+    Target(
+        "epochs of a hidden head / a backbone pass",
+        ("backbone", "epochs_per_backbone_pass", "hidden_128"),
+        1,
+    ),
+    Target("trainer with a MobileNet, peak PSS, MiB", ("backbone", "trainer", "peak_pss_mib"), 90),
+    Target("growth over backbone + head, %", ("backbone", "file", "growth_percent"), 1),
 )
 
 
@@ -159,6 +174,20 @@ def personal(options: argparse.Namespace) -> Results | None:
     return part.measure(options.wisdm_folds, options.wisdm_rounds)
 
 
+def omniglot(options: argparse.Namespace) -> Results | None:
+    import omniglot as part  # noqa: PLC0415 - ditto
+
+    return part.measure(
+        options.omniglot_folds, options.omniglot_rounds, options.omniglot_fleet, options.broker
+    )
+
+
+def backbone(options: argparse.Namespace) -> Results | None:
+    import backbone as part  # noqa: PLC0415 - ditto
+
+    return part.measure(options.backbone_samples, options.broker)
+
+
 def eligibility(options: argparse.Namespace) -> Results:
     import eligibility as part  # noqa: PLC0415 - ditto
 
@@ -185,6 +214,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "replay": replay,
     "wisdm": wisdm,
     "personal": personal,
+    "omniglot": omniglot,
+    "backbone": backbone,
     "eligibility": eligibility,
     "stops": stops,
 }
@@ -227,6 +258,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--looks", type=int, default=1000, metavar="N", help="decisions to time (1000)")
     parser.add_argument("--wisdm-folds", type=int, default=5, metavar="N")
     parser.add_argument("--wisdm-rounds", type=int, default=40, metavar="N")
+    parser.add_argument("--omniglot-folds", type=int, default=5, metavar="N")
+    parser.add_argument("--omniglot-rounds", type=int, default=40, metavar="N")
+    parser.add_argument(
+        "--omniglot-fleet", type=int, default=0, metavar="N", help="rounds of real processes beside them (0)"
+    )
+    parser.add_argument(
+        "--backbone-samples",
+        type=int,
+        default=520,
+        metavar="N",
+        help="samples of a job with a backbone (520)",
+    )
     options = parser.parse_args()
     options.only = options.only.split(",")
     unknown = [name for name in options.only if name not in PARTS]

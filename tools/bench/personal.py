@@ -27,18 +27,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from federation import Federation, Person, above_the_floor, train
 from numpy.typing import NDArray
-from people import (
-    CLASSES,
-    FEATURES,
-    FOLDS,
-    Federation,
-    Person,
-    Recordings,
-    above_the_floor,
-    data_path,
-    train,
-)
+from people import CLASSES, FEATURES, FOLDS, Recordings, data_path
 
 from fedclient.config import AdoptionSettings
 from fedclient.model.head import HeadOptions, Optimizer, write_head

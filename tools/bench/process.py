@@ -55,6 +55,14 @@ def memory(pid: int) -> Memory:
     return Memory(pss=pss / 1024, alone=alone / 1024, uss=uss / 1024, rss=rss / 1024)
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that `pid` has started and that have not ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it is gone
+        return []
+
+
 def other_pythons(pid: int) -> int:
     """Count the processes that share this interpreter's files with `pid`."""
     program = Path(f"/proc/{pid}/exe").readlink()

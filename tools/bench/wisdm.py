@@ -18,28 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from people import (
-    CLASSES,
-    FEATURES,
-    FOLDS,
-    Federation,
-    Recordings,
-    above_the_floor,
-    data_path,
-    mean_of,
-    train,
-)
+from federation import Federation, Post, above_the_floor, accuracy_of, fedavg, mean_of
+from people import CLASSES, FEATURES, FOLDS, Recordings, data_path
 
 from fedclient import runtime
-from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.model.head import write_head
-from fedclient.runtime import TrainableModel
-from fedclient.training.loop import Examples, accuracy
-from fedclient.transport.base import publish_wire_bytes
-from fedclient.uplink import DeviceUplink
-from fedclient.values import Base, HeadVersion, MessageType, Plan, Update, parameters
-from fedclient.wire.topics import Topics
+from fedclient.values import Plan, parameters
 
 ROUNDS = 40
 PLAN = Plan()  # as it comes: 1 epoch, batches of 16, learning rate 0.1, int8 at 1 %
@@ -108,7 +92,7 @@ def _fold(recordings: Recordings, seen: list[int], unseen: list[int], rounds: in
     people = above_the_floor(examples)
     fold = Fold(accuracy=0.0, fp32_accuracy=0.0, devices=len(people), left_out=len(examples) - len(people))
     federation = Federation.of(write_head(FEATURES, CLASSES), PLAN, people, stride=len(examples))
-    plain, post = federation.head, _Post()
+    plain, post = federation.head, Post("wisdm")
 
     def on_body(body: bytes) -> None:
         fold.update_bytes.append(len(body))
@@ -116,43 +100,7 @@ def _fold(recordings: Recordings, seen: list[int], unseen: list[int], rounds: in
 
     for number in range(rounds):
         federation.run(1, on_body)
-        plain = _fedavg(federation.model, plain, examples, number)
-    fold.accuracy = _accuracy(federation.model, federation.head, test)
-    fold.fp32_accuracy = _accuracy(federation.model, plain, test)
+        plain = fedavg(federation.model, plain, examples, PLAN, number)
+    fold.accuracy = accuracy_of(federation.model, federation.head, test)
+    fold.fp32_accuracy = accuracy_of(federation.model, plain, test)
     return fold
-
-
-class _Post:
-    """Signs and seals, to know what travels."""
-
-    def __init__(self) -> None:
-        key = SigningKey.generate()
-        self._topic = Topics("wisdm").up(key.device_id, MessageType.UPDATE)
-        self._uplink = DeviceUplink(
-            federation="wisdm", key=key, gateway_sealing_key=SealingKey.generate().public
-        )
-
-    def wire_bytes(self, body: bytes) -> int:
-        """Size of the PUBLISH that carries `body`."""
-        version = HeadVersion(1, 1)
-        update = Update(counter=40, head_version=version, bucket=7, accuracy_percent=70, body=body)
-        base = Base(head_version=version, head_hash=bytes(32), plan_hash=bytes(32))
-        return publish_wire_bytes(self._topic, len(self._uplink.update(update, base)), qos=1)
-
-
-def _fedavg(
-    model: TrainableModel, head: NDArray[np.float32], everybody: list[Examples], number: int
-) -> NDArray[np.float32]:
-    """Average the trained heads of everybody, weighted by samples: McMahan et al. 2017."""
-    total, weight = np.zeros(len(head)), 0
-    for index, examples in enumerate(everybody):
-        train(model, head, examples, PLAN, number * len(everybody) + index)
-        total += len(examples) * model.get_weights().astype(np.float64)
-        weight += len(examples)
-    mean: NDArray[np.float32] = (total / weight).astype(np.float32)
-    return mean
-
-
-def _accuracy(model: TrainableModel, head: NDArray[np.float32], test: Examples) -> float:
-    model.set_weights(head)
-    return accuracy(model, test)

@@ -1,0 +1,171 @@
+"""A federation in one process: everything is real but the network.
+
+The TFLite head and its training loop, the privacy floor, error feedback and packing, decoding and
+aggregation; `fedavg` is what it is compared with, in fp32 and without any of these.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient import codec, runtime
+from fedclient.config import GatewaySettings, PrivacySettings
+from fedclient.crypto.keys import SealingKey, SigningKey
+from fedclient.device.personal import extract, overlay
+from fedclient.gateway.aggregate import RunningSum, inspect, sample_weight
+from fedclient.runtime import TrainableModel
+from fedclient.trainer.pack import pack
+from fedclient.training.loop import Examples, HeadTraining, accuracy
+from fedclient.transport.base import publish_wire_bytes
+from fedclient.uplink import DeviceUplink
+from fedclient.values import Base, BlobRef, HeadVersion, Manifest, MessageType, Plan, Update
+from fedclient.wire.topics import Topics
+
+_NOTHING = BlobRef(hash=b"", size=0)
+
+
+@dataclass
+class Person:
+    """One device: what it trains on, and what it keeps to itself between jobs."""
+
+    examples: Examples
+    residual: NDArray[np.float32] | None = None
+    layer: bytes | None = None  # personal
+
+
+def above_the_floor(people: list[Examples], privacy: PrivacySettings | None = None) -> list[Person]:
+    """Return those whose owner's privacy floor lets them take part."""
+    least = (privacy or PrivacySettings()).min_samples
+    return [Person(examples=one) for one in people if len(np.unique(one.x, axis=0)) >= least]
+
+
+@dataclass(kw_only=True)
+class Federation:
+    """A gateway and its devices, synchronous; `head` is the head that is current."""
+
+    model: TrainableModel
+    plan: Plan
+    people: list[Person]
+    stride: int  # of seeds from round to round
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    round: int = 0
+    head: NDArray[np.float32] = field(init=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: bytes,
+        plan: Plan,
+        people: list[Person],
+        *,
+        stride: int | None = None,
+        privacy: PrivacySettings | None = None,
+    ) -> Federation:
+        return cls(
+            model=runtime.load(model),
+            plan=plan,
+            people=people,
+            stride=stride or len(people),
+            privacy=privacy or PrivacySettings(),
+        )
+
+    def __post_init__(self) -> None:
+        self.head = self.model.get_weights()
+        self._manifest = Manifest(
+            head_version=HeadVersion(1, 1),
+            model=_NOTHING,
+            head=_NOTHING,
+            tensors=self.model.tensors,
+            labels=(),
+            plan=self.plan,
+            plan_hash=b"",
+        )
+
+    def run(self, rounds: int, on_body: Callable[[bytes], None] = lambda _: None) -> None:
+        """Let everybody train once in each round, and aggregate; `on_body` sees every update."""
+        for _ in range(rounds):
+            total = RunningSum(self._manifest)
+            for index, person in enumerate(self.people):
+                body = self._update(person, self.round * self.stride + index)
+                on_body(body)
+                decoded = inspect(body, self._manifest)
+                assert isinstance(decoded, codec.Decoded), decoded
+                bucket = len(person.examples).bit_length() - 1
+                total.add(decoded, sample_weight(bucket, GatewaySettings().max_weight_bucket))
+            self.head = total.finish(self.head, GatewaySettings().server_learning_rate)
+            self.round += 1
+
+    def head_of(self, person: Person) -> NDArray[np.float32]:
+        """Return the current head as this person's app gets it."""
+        if person.layer is None:
+            return self.head
+        mixed = overlay(self.head.astype("<f4").tobytes(), self.model.tensors, person.layer)
+        return np.frombuffer(mixed, "<f4").astype(np.float32)
+
+    def _update(self, person: Person, seed: int) -> bytes:
+        training = train(self.model, self.head_of(person), person.examples, self.plan, seed)
+        residual = np.zeros_like(self.head) if person.residual is None else person.residual
+        packed = pack(training, self.head, residual, self.privacy.min_per_class)
+        person.residual = packed.residual
+        person.layer = extract(self.model.get_weights().astype("<f4").tobytes(), self.model.tensors) or None
+        return packed.body
+
+
+def train(
+    model: TrainableModel, head: NDArray[np.float32], examples: Examples, plan: Plan, seed: int
+) -> HeadTraining:
+    """Train `model` from `head`, with no state of an optimiser from before."""
+    model.set_weights(head)
+    state = model.get_state()
+    if slots := {name: slot * 0 for name, slot in state.items() if not name.startswith("anchor/")}:
+        model.set_state(state | slots)  # a trainer is a new process each time
+    training = HeadTraining(model=model, examples=examples, plan=plan, seed=seed)
+    training.run(lambda: False, lambda _: None)
+    return training
+
+
+def fedavg(
+    model: TrainableModel, head: NDArray[np.float32], everybody: list[Examples], plan: Plan, number: int
+) -> NDArray[np.float32]:
+    """Average the trained heads of everybody, weighted by samples: McMahan et al. 2017."""
+    total, weight = np.zeros(len(head)), 0
+    for index, examples in enumerate(everybody):
+        train(model, head, examples, plan, number * len(everybody) + index)
+        total += len(examples) * model.get_weights().astype(np.float64)
+        weight += len(examples)
+    mean: NDArray[np.float32] = (total / weight).astype(np.float32)
+    return mean
+
+
+class Post:
+    """Signs and seals, to know what travels."""
+
+    def __init__(self, federation: str) -> None:
+        key = SigningKey.generate()
+        self._topic = Topics(federation).up(key.device_id, MessageType.UPDATE)
+        self._uplink = DeviceUplink(
+            federation=federation, key=key, gateway_sealing_key=SealingKey.generate().public
+        )
+
+    def wire_bytes(self, body: bytes) -> int:
+        """Size of the PUBLISH that carries `body`."""
+        version = HeadVersion(1, 1)
+        update = Update(counter=40, head_version=version, bucket=7, accuracy_percent=70, body=body)
+        base = Base(head_version=version, head_hash=bytes(32), plan_hash=bytes(32))
+        return publish_wire_bytes(self._topic, len(self._uplink.update(update, base)), qos=1)
+
+
+def accuracy_of(model: TrainableModel, head: NDArray[np.float32], test: Examples) -> float:
+    """Return the share of `test` that `head` predicts right."""
+    model.set_weights(head)
+    return accuracy(model, test)
+
+
+def mean_of(values: list[float]) -> dict[str, float]:
+    """Return mean and deviation over the folds."""
+    return {"mean": round(statistics.mean(values), 4), "deviation": round(statistics.pstdev(values), 4)}
