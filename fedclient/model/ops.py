@@ -144,4 +144,9 @@ def filled(graph: Graph, value: float, shape: Shape) -> int:
 
 def _handle(graph: Graph, name: str) -> int:
     options: dict[int, Any] = {schema.CONTAINER: CONTAINER, schema.SHARED_NAME: name}
-    return graph.typed_op(Op.VAR_HANDLE, [], graph.tensor((), TensorType.RESOURCE), options)
+
+    def add_handle() -> int:
+        tensor = graph.tensor((), TensorType.RESOURCE)
+        return graph.typed_op(Op.VAR_HANDLE, [], tensor, options)
+
+    return graph.once((Op.VAR_HANDLE, name), add_handle)

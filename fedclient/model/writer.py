@@ -18,7 +18,7 @@ from fedclient.model.layout import Field, Scalar, Table, Vector, lay_out
 from fedclient.model.schema import Op, TensorType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,6 +65,7 @@ class Graph:
         self._operators: list[Table] = []
         self._inputs: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
+        self._once: dict[Hashable, int] = {}
 
     def adopt(self, copied: Copied) -> None:
         """Begin with the tensors and operators of another file, which are written once for all graphs."""
@@ -78,7 +79,7 @@ class Graph:
             schema.Tensor.SHAPE: tuple(max(size, 1) for size in shape),
             schema.Tensor.TYPE: Scalar("Int8", kind),
             schema.Tensor.BUFFER: Scalar("Uint32", self._model.buffer(data)),
-            schema.Tensor.NAME: name or f"{self._name}/{len(self._tensors)}",
+            schema.Tensor.NAME: name or self._name,  # written once for all
         }
         if -1 in shape:
             table[schema.Tensor.SHAPE_SIGNATURE] = shape
@@ -111,7 +112,14 @@ class Graph:
     def constant(self, value: NDArray[Any]) -> int:
         # The file format is little-endian, whatever machine writes it.
         data = value.astype(value.dtype.newbyteorder("<")).tobytes()
-        return self.tensor(value.shape, TYPES[value.dtype], data=data)
+        kind = TYPES[value.dtype]
+        return self.once((kind, value.shape, data), lambda: self.tensor(value.shape, kind, data=data))
+
+    def once(self, key: Hashable, add: Callable[[], int]) -> int:
+        """Return the tensor that `add` returned when it was first called for this key."""
+        if key not in self._once:
+            self._once[key] = add()
+        return self._once[key]
 
     def input(self, name: str, shape: Shape, dtype: type = np.float32) -> int:
         tensor = self.tensor(shape, TYPES[np.dtype(dtype)], f"{self._name}_{name}")
@@ -167,7 +175,7 @@ class Graph:
             return {}
         return {
             schema.Operator.OPTIONS_TYPE: Scalar("Uint8", schema.OPTIONS[op]),
-            schema.Operator.OPTIONS: options or {},
+            schema.Operator.OPTIONS: self._model.options(options or {}),
         }
 
     def table(self) -> Table:
@@ -198,6 +206,7 @@ class ModelWriter:
         self._codes: dict[tuple[int, int, str], int] = {}
         self._buffers: dict[bytes, int] = {b"": 0}  # by convention, buffer 0 is the empty one
         self._metadata: list[Table] = []
+        self._options: dict[tuple[Any, ...], Table] = {}
 
     def graph(self, name: str, *, signature: bool = True) -> Graph:
         """Add an empty graph, callable from outside under its name when it is a `signature`."""
@@ -219,6 +228,10 @@ class ModelWriter:
     def code(self, op: int, version: int = 1, custom: str = "") -> int:
         """Return the number of an operator code; `custom`: the name of an operator that is not built in."""
         return self._codes.setdefault((int(op), version, custom), len(self._codes))
+
+    def options(self, table: Table) -> Table:
+        """Return an equal table that the file has already, else this one: it is written once."""
+        return self._options.setdefault(tuple(sorted(table.items())), table)
 
     def metadata(self, name: str, data: bytes) -> None:
         number = Scalar("Uint32", self.buffer(data))

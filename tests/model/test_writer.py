@@ -116,3 +116,23 @@ def test_ten_megabytes_in_many_buffers_are_no_work():
     data = model.to_bytes()
     assert len(data) > 10_000_000
     assert len(Document.read(data).buffers) == count + 1
+
+
+def test_a_constant_and_what_is_made_once_are_one_tensor_of_a_graph():
+    model = ModelWriter("test")
+    one, two = model.graph("one"), model.graph("two")
+    ten = one.constant(np.array([10], np.float32))
+    assert one.constant(np.array([10], np.float32)) == ten
+    assert one.constant(np.array(10, np.float32)) != ten
+    assert one.constant(np.array([10], np.int32)) != ten
+    made = []
+    for graph in (one, one, two):
+        graph.once("handle", lambda: made.append(1) or len(made))
+    assert len(made) == 2
+
+
+def test_equal_options_are_one_table():
+    model = ModelWriter("test")
+    first = model.options({0: Scalar("Int8", 1), 1: Scalar("Int8", 2)})
+    assert model.options({1: Scalar("Int8", 2), 0: Scalar("Int8", 1)}) is first
+    assert model.options({0: Scalar("Int8", 1)}) is not first
