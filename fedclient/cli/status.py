@@ -24,6 +24,7 @@ from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal, Round
 from fedclient.device.judgement import Judgements, Told
 from fedclient.device.slots import Slots
+from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import StorageBusy, UsageError
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.check import duration, number
@@ -91,6 +92,7 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "head": _version(state.current),
         "model": None if manifest is None else manifest.model.hash.hex(),
         "app_head": None if slot is None else str(slot.version),
+        "personal": None if slot is None else _personal(TunedHead(folder.current).beside(slot)),
         "judgement": None if told is None else _judgement(told),
         "unsettled_update": state.unsettled,
         "updates": counters.get("updates", 0),
@@ -113,6 +115,17 @@ def _judgement(told: Told) -> dict[str, Any]:
     return {"head": str(head), "verdict": verdict.name.lower(), "why": told.why, **told.report}
 
 
+def _personal(tuned: Tuned | None) -> dict[str, Any] | None:
+    """Return how the copy did that apps use in the place of the adopted head; both on the hold-out."""
+    if tuned is None:
+        return None
+    return {
+        "holdout": tuned.holdout,
+        "accuracy": tuned.accuracy,
+        "adopted_accuracy": tuned.adopted_accuracy,
+    }
+
+
 def _round(one: Round) -> dict[str, Any]:
     told = {"counter": one.counter, "head": str(one.version), "status": one.status, "reason": one.reason}
     return {**told, **one.report}
@@ -126,6 +139,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         "next_chance_s": None if found.next_chance_s is None else f"in {duration(found.next_chance_s)}",
         "spent_24h": ", ".join(_spent(report["spent_24h"], policy)),
         "judgement": _verdict(report["judgement"]),
+        "personal": _beside(report["personal"]),
     }
     rounds = told.pop("rounds")
     for name, value in told.items():
@@ -141,6 +155,15 @@ def _verdict(told: dict[str, Any] | None) -> str | None:
     if told is None:
         return None
     return f"head {told['head']} {told['verdict'].replace('_', ' ')}: {told['why']}"
+
+
+def _beside(tuned: dict[str, Any] | None) -> str | None:
+    if tuned is None:
+        return None
+    return (
+        f"apps use a copy that was tuned here: right on {tuned['accuracy']:.1%} of {tuned['holdout']} "
+        f"held-out samples, the adopted head on {tuned['adopted_accuracy']:.1%}"
+    )
 
 
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:

@@ -19,6 +19,8 @@ from fedclient.cli import status as module
 from fedclient.cli.main import main
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
+from fedclient.device.slots import Slots
+from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import StorageBusy
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.history import Cost, History
@@ -31,6 +33,7 @@ from fedclient.values import HeadVersion, Phase, Reason, ReceiptStatus
 from tests.cli.running import FINE, Answers, running
 from tests.client.harness import Device, MiniGateway
 from tests.system.commands import Setup, environment
+from tests.wire.golden import MANIFEST
 
 V1 = HeadVersion(1, 1)
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text()
@@ -152,6 +155,7 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
         "head": "1.1",
         "model": gateway.manifest.model.hash.hex(),
         "app_head": "1.1",
+        "personal": None,
         "unsettled_update": None,
         "updates": 1,
         "bytes_up": device.agent._link.transport.sent_bytes,
@@ -164,6 +168,26 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
     assert (one["counter"], one["head"], one["status"], one["reason"]) == (1, "1.1", "counted", "none")
     assert (one["samples"], one["skipped"], one["newest_sample"]) == (60, 0, 60)
     assert list(one["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed"]
+
+
+def test_a_copy_that_was_tuned_here_is_told_with_how_it_does(folder, capsys) -> None:
+    Slots(folder.current).adopt(MANIFEST, b"model", b"head")
+    slot = Slots(folder.current).active()
+    assert slot is not None
+    assert status(folder, capsys)["personal"] is None
+    known = Tuned(
+        generation=slot.version.generation, version=slot.version.version, adopted_sha256=slot.head_sha256,
+        head_sha256="", samples_epoch=1, holdout=40, accuracy=0.925, adopted_accuracy=0.8,
+    )  # fmt: skip
+    TunedHead(folder.current).save(known, b"tuned")
+    told = {"holdout": 40, "accuracy": 0.925, "adopted_accuracy": 0.8}
+    assert status(folder, capsys)["personal"] == told
+    assert told.keys() | {"app_head"} == quoted(documented()["personal"])
+    main(["--state", str(folder.path), "status"])
+    text = capsys.readouterr().out
+    assert "right on 92.5% of 40 held-out samples, the adopted head on 80.0%" in text
+    Slots(folder.current).adopt(MANIFEST, b"model", b"another")
+    assert status(folder, capsys)["personal"] is None
 
 
 @pytest.mark.parametrize("reason", [Reason.INVITATION_USED, Reason.REVOKED])
