@@ -7,7 +7,7 @@ that are called keep their numbers, because the operators that call them are cop
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedclient.model import runnable, schema
@@ -18,28 +18,18 @@ from fedclient.model.writer import ModelWriter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Copied:
-    """What graphs of the writer can begin with (`Graph.adopt`); they are all written as one.
+    """What graphs of the writer can begin with (`Graph.adopt`); its tables are written once for all of them.
 
-    `input`: the new number of the source's first input.
+    `numbers`: the new numbers of the source's tensors, of those that the kept operators use.
     """
 
     tensors: list[Table]
     operators: list[Table]
-    input: int
     numbers: Mapping[int, int]
 
     def tensor(self, old: int) -> int:
-        """Return the new number of a tensor of the source's first graph, which a kept operator uses."""
+        """Return the new number of a tensor of the source's first graph."""
         return self.numbers[old]
-
-    def free_batch(self, tensors: Iterable[int]) -> None:
-        """Say that the first dimension of these (new numbers) is dynamic.  Call it before any `adopt`."""
-        for number in tensors:
-            table = self.tensors[number]
-            shape = table.get(schema.Tensor.SHAPE_SIGNATURE, table[schema.Tensor.SHAPE])
-            if not isinstance(shape, tuple) or not shape:
-                raise ValueError("a scalar has no first dimension")
-            self.tensors[number] = {**table, schema.Tensor.SHAPE_SIGNATURE: (-1, *shape[1:])}
 
 
 def copy(
@@ -48,7 +38,7 @@ def copy(
     """Copy these operators of graph 0; `writer` has one graph, whose number they thereby know."""
     kept = [graphs[0].operators[number] for number in sorted(set(keep))]
     _copy_called(graphs, runnable.called(graphs, 0, kept), buffers, writer)
-    used = {graphs[0].inputs[0]} if graphs[0].inputs else set()
+    used: set[int] = set()
     for operator in kept:
         used.update(operator.inputs, operator.outputs, operator.intermediates)
     numbers = {old: new for new, old in enumerate(sorted(used - {-1}))}
@@ -56,7 +46,6 @@ def copy(
     return Copied(
         tensors=[_tensor(graphs[0].tensors[old], buffers, writer) for old in numbers],
         operators=[_operator(operator, number, writer) for operator in kept],
-        input=numbers[graphs[0].inputs[0]] if graphs[0].inputs else -1,
         numbers=numbers,
     )
 
@@ -74,7 +63,7 @@ def _copy_called(
             continue
         tensors = [_tensor(tensor, buffers, writer) for tensor in source.tensors]
         copied = [_operator(operator, int, writer) for operator in source.operators]
-        graph.adopt(Copied(tensors=tensors, operators=copied, input=-1, numbers={}))
+        graph.adopt(Copied(tensors=tensors, operators=copied, numbers={}))
         for place, tensor in enumerate(source.inputs):
             graph.feed(str(place), tensor)
         for place, tensor in enumerate(source.outputs):

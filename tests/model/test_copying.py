@@ -166,26 +166,8 @@ def test_every_part_of_an_operator_and_a_tensor_is_copied():
     assert after.graphs[0].operators[1].options == seed
 
 
-def test_the_batch_can_be_freed():
-    document = Document.read(backbones.classifier())
-    model = ModelWriter("copy")
-    graph = model.graph("first")
-    part = document.copy_into(model, range(4))
-    part.free_batch([part.input, part.tensor(document.graphs[0].outputs[0])])
-    graph.adopt(part)
-    graph.feed("x", part.input)
-    graph.output("y", part.tensor(document.graphs[0].outputs[0]))
-    signature = open_signatures(model.to_bytes(), threads=1, delegates=False)["first"]
-    assert signature.inputs[0].shape == (-1, 8, 8, 3)
-    assert signature({"x": np.ones((5, 8, 8, 3), np.float32)})["y"].shape == (5, 4)
-
-
-def test_a_scalar_has_no_batch_and_no_graph_adopts_late():
-    model = ModelWriter("copy")
-    graph = model.graph("first")
-    scalar = Copied(tensors=[{schema.Tensor.SHAPE: ()}], operators=[], input=0, numbers={})
-    with pytest.raises(ValueError, match="scalar"):
-        scalar.free_batch([0])
+def test_no_graph_adopts_late():
+    graph = ModelWriter("copy").graph("first")
     graph.input("x", (1,))
     with pytest.raises(ValueError, match="adopt them before any other"):
-        graph.adopt(scalar)
+        graph.adopt(Copied(tensors=[], operators=[], numbers={}))

@@ -186,6 +186,7 @@ def test_a_thousand_graphs_in_a_row_need_no_deep_stack():
 class Counting(tuple):
     """Graphs that count how often one is looked at."""
 
+    __slots__ = ()
     looks = 0
 
     def __getitem__(self, number):
