@@ -96,9 +96,12 @@ def test_a_way_to_federate_is_measured_beside_fedavg(shared: Path) -> None:
     test = part.test_windows(recordings, shuffled=False)
     assert 0.25 < test.mean() < 0.35
     fold = part.Fold.of(recordings, test, next(recordings.folds()))
-    found = part.compared([fold], part.OTHERS["fedprox_5_epochs"], 4)
-    assert (found["rounds"], found["epochs"], found["mu"]) == (1, 5, 0.3)
-    assert 0.2 < found["unseen"]["accuracy"] <= 1
+    seen, unseen = part.compared(fold, part.OTHERS["fedprox_5_epochs"], 4)
+    assert len(seen.users) + len(unseen.users) == 36  # nobody is below the privacy floor
+    for score in (seen, unseen):
+        assert 0.2 < score.accuracy <= 1
+        assert score.counts.sum() > 1000
+    assert part.Score.of([seen, unseen]).right.sum() == seen.right.sum() + unseen.right.sum()
 
 
 def test_a_recorded_week_is_replayed_in_far_less_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ heads).  Features are scaled by mean and deviation of what is trained on, which 
     tools/bench/run --only personal
 
 Accuracies are shares of all test windows; `worst_user` is the person for whom it is least.  Beside
-that: momentum, Adam, balanced sampling, and FedProx with 5 local epochs, where devices drift apart.
+that: momentum, Adam, balanced sampling, and FedProx, also with 5 local epochs, where devices drift apart.
 The hyper-parameters are the ones below, for all folds.
 """
 
@@ -23,7 +23,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -59,8 +61,9 @@ OTHERS = {
     "balanced": Variant(plan=Plan(balanced=True)),
     "momentum": Variant(options=_MOMENTUM, plan=Plan(learning_rate=0.02)),
     "adam": Variant(options=_ADAM, plan=Plan(learning_rate=0.01)),
-    "fedavg_5_epochs": Variant(plan=Plan(epochs=5), rounds=0.25),
-    "fedprox_5_epochs": Variant(plan=Plan(epochs=5, mu=0.3), rounds=0.25),
+    "fedprox": Variant(plan=Plan(mu=0.1)),
+    "fedavg_5_epochs": Variant(plan=Plan(epochs=5), rounds=0.5),
+    "fedprox_5_epochs": Variant(plan=Plan(epochs=5, mu=1.0), rounds=0.5),
 }
 
 
@@ -80,6 +83,16 @@ class Score:
         self.counts += np.bincount(test.y, minlength=CLASSES)
         self.right += np.bincount(test.y[hits], minlength=CLASSES)
 
+    @classmethod
+    def of(cls, parts: Iterable[Score]) -> Score:
+        """Put the scores of several folds together."""
+        whole = cls()
+        for part in parts:
+            whole.users += part.users
+            whole.counts += part.counts
+            whole.right += part.right
+        return whole
+
     @property
     def accuracy(self) -> float:
         return round(float(self.right.sum() / self.counts.sum()), 4)
@@ -93,6 +106,9 @@ class Score:
             "recall_by_class": [round(float(one), 3) for one in recalls],
             "mean_recall": round(float(recalls.mean()), 4),
         }
+
+
+Scores = dict[str, Score]
 
 
 @dataclass
@@ -135,23 +151,27 @@ def measure(folds: int = FOLDS, rounds: int = ROUNDS, *, others: bool = True) ->
         [Fold.of(recordings, test_windows(recordings, shuffled=shuffled), who) for who in splits]
         for shuffled in (False, True)
     )
-    seen, unseen = heads(in_time, rounds)
-    found: dict[str, Any] = {
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:  # each fold by itself
+        pending = [pool.submit(heads, fold, rounds) for fold in in_time]
+        shuffled = [pool.submit(heads, fold, rounds) for fold in at_random if others]
+        varied = {
+            name: [pool.submit(compared, fold, variant, rounds) for fold in in_time if others]
+            for name, variant in OTHERS.items()
+        }
+        found = _heads([one.result() for one in pending])
+        if others:
+            found["seen_split_at_random"] = _heads([one.result() for one in shuffled])["seen"]
+            found["others"] = {
+                name: _compared(OTHERS[name], rounds, [one.result() for one in parts])
+                for name, parts in varied.items()
+            }
+    setting = {
         "rounds": rounds,
         "folds": len(splits),
         "split": f"in time: the first {TRAINED_SHARE:.0%} of each activity of each person are trained on",
         "scaling": "mean and deviation of the windows trained on",
-        "seen": {name: score.as_dict() for name, score in seen.items()},
-        "unseen": {name: score.as_dict() for name, score in unseen.items()},
-        "gain_of_fine_tuning": round(seen["fine_tuned"].accuracy - seen["global"].accuracy, 4),
-        "gain_of_personal_layer": round(seen["personal_layer"].accuracy - seen["global"].accuracy, 4),
     }
-    if others:
-        found["seen_split_at_random"] = {
-            name: score.as_dict() for name, score in heads(at_random, rounds)[0].items()
-        }
-        found["others"] = {name: compared(in_time, variant, rounds) for name, variant in OTHERS.items()}
-    return {**found, "seconds": round(time.monotonic() - started, 1)}
+    return {**setting, **found, "seconds": round(time.monotonic() - started, 1)}
 
 
 def test_windows(recordings: Recordings, *, shuffled: bool) -> NDArray[np.bool_]:
@@ -166,43 +186,57 @@ def test_windows(recordings: Recordings, *, shuffled: bool) -> NDArray[np.bool_]
     return marked
 
 
-def heads(folds: Iterable[Fold], rounds: int) -> tuple[dict[str, Score], dict[str, Score]]:
+def heads(fold: Fold, rounds: int) -> tuple[Scores, Scores]:
     """Return what the four heads do for people who take part, and the global ones for all others."""
     seen = {name: Score() for name in ("global", "local_only", "fine_tuned", "personal_layer")}
     unseen = {name: Score() for name in ("global", "personal_layer")}
-    for fold in folds:
-        federation, tests = fold.federated(FEDAVG, rounds)
-        nothing = np.zeros_like(federation.head)
-        for seed, (person, test) in enumerate(zip(federation.people, tests, strict=True)):
-            local = _trained(federation, nothing, person, seed, epochs=rounds)
-            tuned = _tuned(federation, person, seed)
-            for name, head in (("global", federation.head), ("local_only", local), ("fine_tuned", tuned)):
-                seen[name].add(federation.model, head, test)
-        layered, tests = fold.federated(PERSONAL_LAYER, rounds)
-        for person, test in zip(layered.people, tests, strict=True):
-            seen["personal_layer"].add(layered.model, layered.head_of(person), test)
-        for test in fold.unseen:
-            unseen["global"].add(federation.model, federation.head, test)
-            unseen["personal_layer"].add(layered.model, layered.head, test)
+    federation, tests = fold.federated(FEDAVG, rounds)
+    nothing = np.zeros_like(federation.head)
+    for seed, (person, test) in enumerate(zip(federation.people, tests, strict=True)):
+        local = _trained(federation, nothing, person, seed, epochs=rounds)
+        tuned = _tuned(federation, person, seed)
+        for name, head in (("global", federation.head), ("local_only", local), ("fine_tuned", tuned)):
+            seen[name].add(federation.model, head, test)
+    layered, tests = fold.federated(PERSONAL_LAYER, rounds)
+    for person, test in zip(layered.people, tests, strict=True):
+        seen["personal_layer"].add(layered.model, layered.head_of(person), test)
+    for test in fold.unseen:
+        unseen["global"].add(federation.model, federation.head, test)
+        unseen["personal_layer"].add(layered.model, layered.head, test)
     return seen, unseen
 
 
-def compared(folds: Iterable[Fold], variant: Variant, rounds: int) -> dict[str, Any]:
-    """Return what the global head of another federation does."""
+def compared(fold: Fold, variant: Variant, rounds: int) -> tuple[Score, Score]:
+    """Return what the global head of another federation does for people who take part, and for others."""
     seen, unseen = Score(), Score()
-    for fold in folds:
-        federation, tests = fold.federated(variant, rounds)
-        for test in tests:
-            seen.add(federation.model, federation.head, test)
-        for test in fold.unseen:
-            unseen.add(federation.model, federation.head, test)
+    federation, tests = fold.federated(variant, rounds)
+    for test in tests:
+        seen.add(federation.model, federation.head, test)
+    for test in fold.unseen:
+        unseen.add(federation.model, federation.head, test)
+    return seen, unseen
+
+
+def _heads(folds: list[tuple[Scores, Scores]]) -> dict[str, Any]:
+    seen, unseen = (
+        {name: Score.of(one[part][name] for one in folds) for name in folds[0][part]} for part in (0, 1)
+    )
+    return {
+        "seen": {name: score.as_dict() for name, score in seen.items()},
+        "unseen": {name: score.as_dict() for name, score in unseen.items()},
+        "gain_of_fine_tuning": round(seen["fine_tuned"].accuracy - seen["global"].accuracy, 4),
+        "gain_of_personal_layer": round(seen["personal_layer"].accuracy - seen["global"].accuracy, 4),
+    }
+
+
+def _compared(variant: Variant, rounds: int, folds: list[tuple[Score, Score]]) -> dict[str, Any]:
     return {
         "epochs": variant.plan.epochs,
         "learning_rate": variant.plan.learning_rate,
         "mu": variant.plan.mu,
         "rounds": max(1, round(rounds * variant.rounds)),
-        "seen": seen.as_dict(),
-        "unseen": unseen.as_dict(),
+        "seen": Score.of(seen for seen, _ in folds).as_dict(),
+        "unseen": Score.of(unseen for _, unseen in folds).as_dict(),
     }
 
 
