@@ -17,7 +17,8 @@ from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import Sample
 from fedclient.training.loop import Examples
 
-_BATCH = 256  # samples in memory at once
+_BATCH = 256  # samples in memory at once, or as many as have this many bytes: pictures are large
+_BATCH_BYTES = 4 * 1024 * 1024
 _BACKBONE_ROWS = 32  # through the backbone at once, then on the disk: what a power cut can cost
 
 
@@ -136,11 +137,13 @@ def _extended(x: NDArray[np.float32], more: NDArray[np.float32]) -> NDArray[np.f
 
 def _batches(samples: Iterable[Sample]) -> Iterable[list[Sample]]:
     batch: list[Sample] = []
+    size = 0
     for sample in samples:
         batch.append(sample)
-        if len(batch) == _BATCH:
+        size += len(sample.array.data)
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 

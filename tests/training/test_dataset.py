@@ -12,6 +12,7 @@ from fedclient.errors import DataError
 from fedclient.model.head import write_head
 from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import SampleStore
+from fedclient.training import dataset
 from fedclient.training.dataset import Features, class_number, prepare
 
 LABELS = ("walk", "sit", "fall", "not in this head")
@@ -90,6 +91,19 @@ def backbone(calls: list[int]):
         has_features=True, x_shape=(3,), features=3, classes=3, extract=extract,
         sample_shape=(2, 3), sample_dtype=np.dtype(np.uint8),
     )  # fmt: skip
+
+
+def test_large_samples_are_fewer_at_once(store, monkeypatch) -> None:
+    monkeypatch.setattr(dataset, "_BATCH_BYTES", 3 * 6 * 4)
+    store.append_many(np.ones((7, 6), np.float32), [0] * 7)
+    taken = []
+
+    def features(batch):
+        taken.append(len(batch))
+        return np.zeros((len(batch), 6), np.float32)
+
+    prepare(store.read(store.usable(1000)), MODEL, LABELS, features)
+    assert taken == [3, 3, 1]
 
 
 def test_the_backbone_runs_once_for_each_sample_ever(store) -> None:
