@@ -37,7 +37,7 @@ def buffers(root: Table, data: bytes) -> tuple[tuple[bytes, ...], frozenset[int]
             if total > len(data):
                 raise ModelError("the .tflite file is damaged: its buffers overlap")
         numbers.append(found[place])
-    return tuple(numbers), frozenset(external)
+    return tuple(numbers) or (b"",), frozenset(external)  # number 0 is the empty one, even if none is there
 
 
 def operator_codes(root: Table) -> tuple[OperatorCode, ...]:

@@ -19,6 +19,9 @@ Graphs = Sequence[SourceGraph]
 RUNTIME: Final = "tflite-runtime 2.14"
 MAX_RANK: Final = 8  # the most that any kernel indexes
 MAX_TENSOR_BYTES: Final = 1024 * 1024 * 1024  # of one tensor; the boards have that much in all
+REMEDIES: Final = {  # for custom operators that people meet
+    "edgetpu-custom-op": "the model was compiled for the Edge TPU, take the file that it was compiled from",
+}
 KINDS: Final = frozenset(TensorType)
 SIZES: Final = {
     TensorType.FLOAT32: 4,
@@ -109,7 +112,8 @@ def _require_operator(operator: SourceOperator) -> None:
                 "convert the model with built-in operators only"
             )
         if operator.custom not in operators.CUSTOM:
-            raise ModelError(f"{operator} is a custom operator, which {RUNTIME} does not know")
+            remedy = REMEDIES.get(operator.custom, "convert the model with built-in operators only")
+            raise ModelError(f"{operator} is a custom operator, which {RUNTIME} does not know: {remedy}")
     elif not 0 <= operator.op < len(operators.NEWEST):
         raise ModelError(f"{operator} is newer than {RUNTIME}: convert the model for an older runtime")
     elif not 1 <= operator.version <= operators.NEWEST[operator.op]:

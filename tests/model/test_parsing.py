@@ -154,6 +154,11 @@ def test_buffers_elsewhere_are_told_apart_and_placeholders_are_not():
     assert external == {1}
 
 
+def test_a_file_without_buffers_has_the_empty_one():
+    data = layout.lay_out({schema.Model.VERSION: Scalar("Uint32", 3)}, 64)
+    assert parsing.buffers(Table.root(data), data) == ((b"",), frozenset())
+
+
 def test_buffers_may_be_one_and_may_not_overlap():
     same = {schema.Buffer.DATA: bytes(1000)}
     data = layout.lay_out({schema.Model.BUFFERS: [same] * 500}, 64)
