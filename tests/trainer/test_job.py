@@ -165,10 +165,10 @@ def test_samples_purged_while_the_backbone_runs_leave_no_features(tmp_path) -> N
         stop()
         if stop.asked == 3:
             device.store.purge()
-        return stop.asked == 4
+        return stop.asked == 7  # after six runs of the backbone and one batch
 
     job = device.jobs.current()
-    assert JobRun(device.arguments(job, feature_batch=16), purge).run() == TrainerExit.STOPPED
+    assert JobRun(device.arguments(job, feature_batch=8), purge).run() == TrainerExit.STOPPED
     assert not features_path(device.folder.samples).exists()
     with pytest.raises(DataError, match="no sample fits"):
         run(device)

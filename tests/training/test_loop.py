@@ -183,6 +183,15 @@ def test_as_many_epochs_are_done_as_the_first_one_says_will_fit(budget, epochs) 
     assert len(work.model.given) == 4 * epochs
 
 
+def test_the_schedule_goes_all_the_way_over_the_epochs_that_fit() -> None:
+    plan = Plan(epochs=10, batch_size=8, learning_rate=1.0, schedule=Schedule.LINEAR, budget_s=2.5)
+    work = recorded(plan)
+    assert work.run(lambda: False, lambda _: None)
+    rates = [one["learning_rate"] for one in work.model.given]
+    first = [1 - step / 40 for step in range(4)]  # before anybody knows
+    np.testing.assert_allclose(rates, [*first, *(0.9 * (1 - step / 4) for step in range(4))], atol=1e-12)
+
+
 def test_time_before_a_stop_counts_and_what_fits_is_decided_once() -> None:
     work = recorded(Plan(epochs=9, batch_size=8, budget_s=12.0))
     for _ in range(4):

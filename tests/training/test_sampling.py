@@ -49,6 +49,11 @@ def test_balanced_sees_other_rows_of_a_large_class_in_each_epoch() -> None:
     assert set.union(*epochs) == set(range(70))
 
 
+def test_balanced_gives_the_odd_row_to_another_class_in_each_epoch() -> None:
+    drawn = [np.bincount(SKEWED[order(SKEWED, 1, epoch, balanced=True)]) for epoch in range(20)]
+    assert {tuple(one[[0, 3, 7]]) for one in drawn} == {(34, 33, 33), (33, 34, 33), (33, 33, 34)}
+
+
 def test_balanced_rows_of_one_class_do_not_come_in_a_block() -> None:
     labels = SKEWED[order(SKEWED, 1, 0, balanced=True)]
     assert np.count_nonzero(np.diff(labels)) > 40  # 66 changes are expected of a shuffle, 2 of blocks
