@@ -39,7 +39,7 @@ def rows(seed: int, count: int) -> Examples:
     return Examples(x=x.astype(np.float32), y=y)
 
 
-PARTS = [rows(seed, 128 << (seed == 0)) for seed in range(DEVICES)]  # powers of two: the buckets are exact
+PARTS = [rows(seed, 128 << (seed == 0)) for seed in range(DEVICES)]
 HELD_OUT = rows(1000, 1000)
 
 
@@ -86,8 +86,10 @@ def test_a_federation_scales_its_features_without_seeing_them_together(tmp_path)
     assert collected == [True] + [False] * (len(collected) - 1)
     everything = np.concatenate([part.x for part in PARTS]).astype(float)
     mean, deviation = everything.mean(axis=0), everything.std(axis=0)
-    assert np.allclose(tensors[MEAN], mean, rtol=1e-5, atol=1e-9)
-    assert np.allclose(np.sqrt(tensors[MEAN_SQUARE] - tensors[MEAN] ** 2), deviation, rtol=1e-2)
+    # Not exactly: each device keeps a part of its samples to judge heads on, and measures the rest.
+    pooled = np.sqrt(tensors[MEAN_SQUARE] - tensors[MEAN] ** 2)
+    assert np.allclose((tensors[MEAN] - mean) / deviation, 0, atol=0.1)
+    assert np.allclose(pooled / deviation, 1, atol=0.1)
 
     def scaled(part: Examples) -> Examples:
         return Examples(x=((part.x - mean) / deviation).astype(np.float32), y=part.y)
