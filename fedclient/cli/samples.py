@@ -9,14 +9,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Jobs
+from fedclient.device.journal import Journal
 from fedclient.device.outbox import Outbox
 from fedclient.device.personal import PersonalLayer
 from fedclient.device.residual import Residual
+from fedclient.device.slots import Slots
 from fedclient.device.tuned import TunedHead
-from fedclient.errors import ConfigError, UsageError
+from fedclient.errors import ConfigError, StorageError, UsageError
 from fedclient.samples.store import SampleStore
 
 if TYPE_CHECKING:
@@ -111,9 +114,11 @@ def purge(args: argparse.Namespace) -> int:
         folder = DeviceFolder(args.settings.state)
         derived = open_database(folder) if folder.database.exists() else None
         count = store.purge(args.before_id)
+        TunedHead(folder.current).remove()
         if derived is not None:
             _forget(derived)
-        TunedHead(folder.current).remove()
+            _forget_layer(folder, derived)
+            derived.close()
     print(f"purged {count} samples, and features, checkpoint, residual and personal head that came of any")
     return 0
 
@@ -130,7 +135,23 @@ def _forget(database: Database) -> None:
         Jobs(database).drop()
         Outbox(database).forget_returned()
     database.shrink()
-    database.close()
+
+
+def _forget_layer(folder: DeviceFolder, database: Database) -> None:
+    """Take the personal layer out of what apps predict with: they go on with the head as it was published."""
+    slots = Slots(folder.current)
+    slot = slots.active()
+    manifest = None if slot is None else Journal(database).manifest(slot.version)
+    if manifest is not None and any(tensor.is_personal for tensor in manifest.tensors):
+        blobs = Blobs(folder.blobs)
+        try:
+            slots.adopt(manifest, blobs.read(manifest.model), blobs.read(manifest.head))
+        except StorageError as error:
+            raise StorageError(
+                f"the samples are purged, but until the next head is adopted apps use one with what was "
+                f"learnt from them in its personal layer: {error}"
+            ) from error
+        slots.forget_previous()
 
 
 def _store(args: argparse.Namespace) -> SampleStore:

@@ -87,6 +87,12 @@ class Slots:
             return previous
         return active
 
+    def forget_previous(self) -> None:
+        """Let go of the head before the active one, whatever is in it."""
+        with disk_errors(self._path):
+            (self._path / _PREVIOUS).unlink(missing_ok=True)
+        self._clean()
+
     def read(self) -> tuple[Slot, bytes, bytes]:
         """Return the active slot with the bytes of its model and head.
 

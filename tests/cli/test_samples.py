@@ -6,22 +6,28 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedclient.cli import main
 from fedclient.device import folder
+from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.jobs import Checkpoint, Jobs
+from fedclient.device.journal import Journal
 from fedclient.device.outbox import Outbox, Row
-from fedclient.device.personal import PersonalKey, PersonalLayer
+from fedclient.device.personal import PersonalKey, PersonalLayer, overlay
 from fedclient.device.residual import Residual, ResidualKey
+from fedclient.device.slots import Slots
 from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import SampleStore, database_path, features_path
 from fedclient.session import Outcome
-from fedclient.values import HeadVersion
+from fedclient.values import HeadVersion, TensorSpec
+from fedclient.wire.blobs import split
+from tests.wire.golden import MANIFEST
 
 
 @pytest.fixture
@@ -171,6 +177,35 @@ def test_purge_clears_what_trainers_derived(run, data, state):
     assert unsettled is not None
     assert unsettled.body == b"on its way"
     assert not any(mark[:40] in path.read_bytes() for path in state.rglob("*") if path.is_file())
+    database.close()
+
+
+def test_purge_takes_the_personal_layer_out_of_what_apps_use(run, data, state):
+    run("import", "--data", data)
+    device = folder.create(state)
+    specs = tuple(TensorSpec(name=name, shape=(20,)) for name in ("output/bias", "personal/bias"))
+    database = open_database(device)
+    plain, mark = bytes(160), b"learnt of one person" * 4
+    for number in (1, 2, 3):
+        model = split(b"model %d" % number)
+        manifest = replace(
+            MANIFEST,
+            head_version=HeadVersion(1, number),
+            model=model.ref,
+            head=split(plain).ref,
+            tensors=specs,
+        )
+        Journal(database).save_manifest(manifest, keep=())
+        Slots(device.current).adopt(manifest, b"model %d" % number, overlay(plain, specs, mark))
+    for blob in (split(plain), model):
+        for chunk in blob.chunks:
+            Blobs(device.blobs).append(blob.ref, chunk)
+    assert sum(mark in path.read_bytes() for path in state.rglob("*") if path.is_file()) == 1  # one content
+    assert run("purge", "--yes")[0] == 0
+    slot, _, head = Slots(device.current).read()
+    assert (slot.version, head) == (HeadVersion(1, 3), plain)
+    assert not any(mark in path.read_bytes() for path in state.rglob("*") if path.is_file())
+    assert len(list(device.current.iterdir())) == 3  # the list, the model, the head
     database.close()
 
 
