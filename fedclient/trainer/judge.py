@@ -37,11 +37,10 @@ from fedclient.trainer.workplace import Workplace
 from fedclient.training.dataset import Prepared, prepare
 from fedclient.training.loop import Examples
 from fedclient.training.verdict import Measured, decide, enough_rows, measure
-from fedclient.values import HeadVersion, Judgement, Manifest, Verdict, parameters
+from fedclient.values import HeadVersion, Judgement, Manifest, Verdict
 
 log = logging.getLogger(__name__)
 
-_FLOAT_BYTES = 4
 MOST_ROWS = 1000  # the newest: more tell little more, and a backbone takes its time for each
 
 
@@ -163,8 +162,6 @@ class Court:
         if model.tensors != manifest.tensors:
             raise ModelError("the model has other tensors than its manifest says")
         head = blobs.read(manifest.head)
-        if len(head) != _FLOAT_BYTES * parameters(manifest.tensors):
-            raise ModelError(f"the head has {len(head)} bytes, which does not fit its tensors")
         layer = PersonalLayer(self._database).load(PersonalKey.of(manifest, self._store.epoch))
         head = head if layer is None else personal.overlay(head, manifest.tensors, layer)
         found = self._rows(model, manifest)
