@@ -197,6 +197,9 @@ def test_purge_takes_the_personal_layer_out_of_what_apps_use(run, data, state):
         )
         Journal(database).save_manifest(manifest, keep=())
         Slots(device.current).adopt(manifest, b"model %d" % number, overlay(plain, specs, mark))
+    code, _, said = run("purge", "--yes")
+    assert code == 1
+    assert "apps use one with what was learnt" in said
     for blob in (split(plain), model):
         for chunk in blob.chunks:
             Blobs(device.blobs).append(blob.ref, chunk)
