@@ -99,26 +99,42 @@ def transposed(graph: Graph, matrix: int, shape: Shape) -> int:
     return graph.op(Op.TRANSPOSE, [matrix, numbers(graph, 1, 0)], shape)
 
 
-def product(graph: Graph, left: int, right: int, shape: Shape) -> int:
-    """Return the matrix product left right."""
-    return graph.op(Op.BATCH_MATMUL, [left, right], shape)
+class Products:
+    """Matrix products, in one of two ways that TFLite has on x86; on ARM it has one.
 
-
-def transposed_product(graph: Graph, left: int, right: int, shape: Shape) -> int:
-    """Return left' right."""
-    return graph.op(Op.BATCH_MATMUL, [left, right], shape, {schema.ADJOINT_X: Scalar("Bool", 1)})
-
-
-def product_with_transposed(graph: Graph, rows: int, kernel: int, sizes: tuple[int, int]) -> int:
-    """Return rows kernel', a batch of [-1, outputs]; `sizes` are the kernel's, outputs and inputs.
-
-    On x86 both runtimes have a fast product, which they do not take for FULLY_CONNECTED or a right factor
-    that is to be transposed: 0.15 ms against 0.3 ms for [32, 1280] by [128, 1280]'.  So this transposes the
-    small matrices.  On ARM both ways take the same product.
+    `alike`: every product is a FULLY_CONNECTED, which is the same bit for bit on tflite-runtime and LiteRT.
+    Else it is a BATCH_MATMUL, which is not (1e-7), and takes half the time; but not where its right factor
+    is to be transposed, so that the small matrices are transposed instead.
     """
-    outputs, inputs = sizes
-    flipped = product(graph, kernel, transposed(graph, rows, (inputs, -1)), (outputs, -1))
-    return transposed(graph, flipped, (-1, outputs))
+
+    def __init__(self, graph: Graph, *, alike: bool) -> None:
+        self._graph = graph
+        self._alike = alike
+
+    def rows_by_transposed(self, rows: int, kernel: int, sizes: tuple[int, int]) -> int:
+        """Return rows kernel', [-1, outputs]; `sizes` are the kernel's: outputs, inputs."""
+        graph, (outputs, inputs) = self._graph, sizes
+        if self._alike:
+            return graph.op(Op.FULLY_CONNECTED, [rows, kernel, -1], (-1, outputs))
+        flipped = transposed(graph, rows, (inputs, -1))
+        product = graph.op(Op.BATCH_MATMUL, [kernel, flipped], (outputs, -1))
+        return transposed(graph, product, (-1, outputs))
+
+    def rows_by(self, rows: int, kernel: int, sizes: tuple[int, int]) -> int:
+        """Return rows kernel, [-1, inputs]."""
+        graph, (outputs, inputs) = self._graph, sizes
+        if self._alike:
+            flipped = transposed(graph, kernel, (inputs, outputs))
+            return graph.op(Op.FULLY_CONNECTED, [rows, flipped, -1], (-1, inputs))
+        return graph.op(Op.BATCH_MATMUL, [rows, kernel], (-1, inputs))
+
+    def transposed_by(self, left: int, right: int, sizes: tuple[int, int]) -> int:
+        """Return left' right, of `sizes`, for left [-1, outputs] and right [-1, inputs]."""
+        graph, (outputs, inputs) = self._graph, sizes
+        if self._alike:
+            pair = [transposed(graph, left, (outputs, -1)), transposed(graph, right, (inputs, -1)), -1]
+            return graph.op(Op.FULLY_CONNECTED, pair, sizes)
+        return graph.op(Op.BATCH_MATMUL, [left, right], sizes, {schema.ADJOINT_X: Scalar("Bool", 1)})
 
 
 def call_once(graph: Graph, initial: Graph) -> None:

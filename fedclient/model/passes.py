@@ -9,7 +9,7 @@ import numpy as np
 
 from fedclient.model import ops, schema
 from fedclient.model.layers import MEAN, MEAN_SQUARE
-from fedclient.model.options import VARIANCE_FLOOR
+from fedclient.model.options import VARIANCE_FLOOR, Optimizer
 from fedclient.model.schema import Op, TensorType
 from fedclient.model.writer import Scalar
 
@@ -39,7 +39,7 @@ def forward(graph: Graph, head: Head, x: int) -> Forward:
             bias = ops.add(graph, bias, weights[head.personal.bias], (layer.outputs,))
             kernel = ops.add(graph, kernel, weights[head.personal.kernel], sizes)
         kernels.append(kernel)
-        product = ops.product_with_transposed(graph, outputs[-1], kernel, sizes)
+        product = _products(graph, head).rows_by_transposed(outputs[-1], kernel, sizes)
         outputs.append(ops.add(graph, product, bias, (-1, layer.outputs), rectified=not last))
     *inputs, logits = outputs
     return Forward(weights=weights, inputs=tuple(inputs), kernels=tuple(kernels), logits=logits)
@@ -85,16 +85,17 @@ def backward(graph: Graph, head: Head, passed: Forward, gradient: int) -> dict[s
         layer = head.layers[i]
         shape = (layer.outputs, layer.inputs)
         slopes[layer.bias] = ops.total(graph, gradient, 0, (layer.outputs,))
-        slopes[layer.kernel] = ops.transposed_product(graph, gradient, passed.inputs[i], shape)
+        slopes[layer.kernel] = _products(graph, head).transposed_by(gradient, passed.inputs[i], shape)
         if head.personal and layer is head.layers[-1]:  # both are added up: one slope for both
             slopes[head.personal.bias] = slopes[layer.bias]
             slopes[head.personal.kernel] = slopes[layer.kernel]
         if i:
-            gradient = _through_maximum(graph, gradient, passed, i, layer.inputs)
+            below = _products(graph, head).rows_by(gradient, passed.kernels[i], shape)
+            rows = (-1, layer.inputs)
+            gradient = ops.multiply(graph, below, ops.positive(graph, passed.inputs[i], rows), rows)
     return slopes
 
 
-def _through_maximum(graph: Graph, gradient: int, passed: Forward, above: int, width: int) -> int:
-    rows = (-1, width)
-    below = ops.product(graph, gradient, passed.kernels[above], rows)
-    return ops.multiply(graph, below, ops.positive(graph, passed.inputs[above], rows), rows)
+def _products(graph: Graph, head: Head) -> ops.Products:
+    """Adam divides a slope by its size: of one that is nearly 0, a last bit decides about a whole step."""
+    return ops.Products(graph, alike=head.options.optimizer is Optimizer.ADAM)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fedclient.model import ops
 from fedclient.model.schema import TensorType
@@ -30,7 +31,6 @@ def test_arithmetic_is_that_of_numpy():
             "root": ops.root(graph, x, shape),
             "at_least": ops.at_least(graph, x, 1.5, shape),
             "total": ops.total(graph, x, 0, (4,)),
-            "product": ops.transposed_product(graph, x, y, (4, 4)),
             "times_number": ops.multiply(graph, x, ops.number(graph, 3), shape),
             "filled": ops.filled(graph, 7, (2, 5)),
         },
@@ -45,12 +45,29 @@ def test_arithmetic_is_that_of_numpy():
         "root": np.sqrt(x),
         "at_least": np.maximum(x, 1.5),
         "total": x.sum(axis=0),
-        "product": x.T @ y,
         "times_number": x * 3,
         "filled": np.full((2, 5), 7),
     }
     assert found.keys() == wanted.keys()
     assert all(np.allclose(found[name], value, rtol=1e-6) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_products_are_those_of_numpy_either_way(alike):
+    rng = np.random.default_rng(0)
+    x, y, kernel = (rng.normal(size=size).astype(np.float32) for size in ((5, 4), (5, 3), (3, 4)))
+
+    def build(graph, x, y, kernel):
+        products = ops.Products(graph, alike=alike)
+        return {
+            "forward": products.rows_by_transposed(x, kernel, (3, 4)),
+            "below": products.rows_by(y, kernel, (3, 4)),
+            "slope": products.transposed_by(y, x, (3, 4)),
+        }
+
+    found = run(build, x=x, y=y, kernel=kernel)
+    wanted = {"forward": x @ kernel.T, "below": y @ kernel, "slope": y.T @ x}
+    assert all(np.allclose(found[name], value, rtol=1e-5, atol=1e-5) for name, value in wanted.items())
 
 
 def test_integers_become_floats():

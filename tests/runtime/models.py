@@ -88,7 +88,7 @@ def _train(graph: Graph, kind: Foreign, head: Head) -> None:
         slope = passes.output_loss(graph, logits, y, CLASSES)
         graph._outputs = {kind.loss: graph._outputs["loss"]}
     shape = (CLASSES, FEATURES)
-    change = ops.multiply(graph, ops.transposed_product(graph, slope, x, shape), rate, shape)
+    change = ops.multiply(graph, ops.Products(graph, alike=False).transposed_by(slope, x, shape), rate, shape)
     kernel = passed.weights["output/kernel"]
     ops.assign(graph, "output/kernel", ops.subtract(graph, kernel, change, shape))
     if kind.state:
