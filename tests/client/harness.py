@@ -92,10 +92,12 @@ class MiniGateway:
         self.listen()
         return [payload for _, found, payload in self.inbox if found is kind]
 
-    def publish(self, version: HeadVersion, plan: Plan = PLAN, *, blobs: bool = True) -> Manifest:
-        """Publish a head; its weights follow from its version."""
+    def publish(
+        self, version: HeadVersion, plan: Plan = PLAN, *, blobs: bool = True, weights: bytes = b""
+    ) -> Manifest:
+        """Publish a head; where no weights are given they follow from its version."""
         loaded = runtime.load(self.model)
-        weights = np.full(len(loaded.get_weights()), version.version / 100, np.float32).tobytes()
+        weights = weights or np.full(len(loaded.get_weights()), version.version / 100, np.float32).tobytes()
         self.manifest = Manifest(
             head_version=version,
             model=split(self.model).ref,
