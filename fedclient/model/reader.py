@@ -13,7 +13,7 @@ from typing import Final
 from fedclient.errors import ModelError
 from fedclient.model import schema
 
-TABLE_COST: Final = 32  # of visiting a table, in bytes: so much work it is
+TABLE_COST: Final = 128  # of visiting a table, in bytes: so much work it is
 MOST_OVERLAP: Final = (
     16  # how often all bytes of a file may be read; graphs that share tables read them again
 )

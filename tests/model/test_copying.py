@@ -139,7 +139,7 @@ def test_graphs_that_are_called_are_copied_before_there_is_a_second_graph():
 def test_every_part_of_an_operator_and_a_tensor_is_copied():
     model = ModelWriter("source")
     graph = model.graph("all")
-    x = graph.input("x", (1, 2))
+    x = graph.input("x", (-1, 2))
     state = graph.variable((1, 2), TensorType.FLOAT32, "state")
     inner = graph.tensor((), TensorType.FLOAT32, "inner")
     y = graph.tensor((1, 2), TensorType.FLOAT32, "y")

@@ -84,7 +84,7 @@ def test_flex_operators_of_a_real_model_are_named(shared):
         (b"\xff\0\0\0TFL3", "an offset leads out of it"),
         (bytes(4) + b"TFL3" + bytes(64), "has version 0 of its schema, not 3"),
         (hostile([]), "has 0 graphs, not 1 to 1024"),
-        (hostile([{}] * 1025), "has 1025 graphs"),
+        (hostile([{} for _ in range(1025)]), "has 1025 graphs"),
     ],
 )
 def test_what_is_no_model_is_refused(data, sentence):
