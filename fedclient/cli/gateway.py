@@ -52,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     publish_.add_argument(
         "model", type=Path, metavar="MODEL.tflite", help="fedclient model check says ok to it"
     )
-    publish_.add_argument("--labels", default="", metavar="A,B,C", help="names of the classes, in order")
+    publish_.add_argument(
+        "--labels", default="", metavar="A,B,C", help="names of the classes, in order (default: the file's)"
+    )
     publish_.add_argument(
         "--plan", type=Path, metavar="PLAN.toml", help="how devices train: docs/operations.md"
     )
@@ -148,7 +150,7 @@ def publish(args: argparse.Namespace) -> int:
     if not report.ok:
         raise ModelError(f"{args.model}: {report.reason}")
     model = runtime.load(data)
-    labels = tuple(label.strip() for label in args.labels.split(",")) if args.labels else ()
+    labels = tuple(label.strip() for label in args.labels.split(",")) if args.labels else _labels(data)
     if labels and len(labels) != model.classes:
         raise UsageError(f"--labels has {len(labels)} names, the model has {model.classes} classes")
     content = releases.Content(
@@ -160,6 +162,14 @@ def publish(args: argparse.Namespace) -> int:
         takes=frozenset(model.hyper_parameters),
     )
     return _release(args, lambda desk: releases.publish(desk, content))
+
+
+def _labels(model: bytes) -> tuple[str, ...]:
+    """Return the labels that came with the model, () where it has none."""
+    from fedclient.model.origin import read_origin  # noqa: PLC0415 - ditto
+
+    origin = read_origin(model)
+    return origin.labels if origin else ()
 
 
 def rollback(args: argparse.Namespace) -> int:

@@ -81,7 +81,8 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
     predict = writer.graph("predict")
     copied = document.copy_into(writer, keep)
     source = one_input(document.graphs[0], tap.index)
-    _set_batch(copied, source, free=free_batch)
+    tensors = (source, document.graphs[0].tensors[tap.index])
+    _set_batch(copied, *tensors, free=free_batch)
     features = writer.graph("features")
     shape = head_of(tap.features, head.classes, head.hidden, head.seed, head.options)
     heads = HeadGraphs(writer, shape.starting_with(head.given))
@@ -91,25 +92,25 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
     features.output("features", _features(features, copied, tap))
     predict.output("logits", heads.logits(predict, _features(predict, copied, tap)))
     heads.add_signatures()
-    tensors = (source, document.graphs[0].tensors[tap.index])
     told = json.loads(metadata(head.hidden, head.options))
     told |= _origin(parent, tensors, tap, packaged, labels).as_json()
     writer.metadata(METADATA_NAME, json.dumps(told, sort_keys=True).encode())
     return Attached(data=writer.to_bytes(), tap=tap, classes=head.classes, labels=labels)
 
 
-def _set_batch(copied: Copied, source: SourceTensor, *, free: bool) -> None:
-    shape = signature(source)
-    batch = -1 if free else source.shape[0]
-    number = copied.tensor(source.index)
-    copied.tensors[number] = {**copied.tensors[number], schema.Tensor.SHAPE_SIGNATURE: (batch, *shape[1:])}
+def _set_batch(copied: Copied, source: SourceTensor, tap: SourceTensor, *, free: bool) -> None:
+    """Say how many samples the input takes; the tap says it too, as it may be an output."""
+    for tensor in (source, tap):
+        shape = (-1 if free else source.shape[0], *signature(tensor)[1:])
+        number = copied.tensor(tensor.index)
+        copied.tensors[number] = {**copied.tensors[number], schema.Tensor.SHAPE_SIGNATURE: shape}
 
 
 def _features(graph: Graph, copied: Copied, tap: Tap) -> int:
     """Add what makes the tap float32 [B, D] to a graph; return that tensor."""
     tensor = copied.tensor(tap.index)
     if graph.kind(tensor) != TensorType.FLOAT32:
-        tensor = graph.dequantize(tensor, tap.shape)
+        tensor = graph.dequantize(tensor, (-1, *tap.shape[1:]))
     flat = (-1, tap.features)
     if tap.averaged:
         return graph.op(Op.MEAN, [tensor, ops.numbers(graph, *MAP_AXES)], flat)

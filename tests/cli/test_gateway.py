@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from fedclient.gateway.store import Release, Round
+from fedclient.model.attach import NewHead, attach
 from fedclient.model.head import write_head
 from fedclient.values import Base, Broker, CodecMode, HeadVersion, Judgement, Plan, Verdict
 from fedclient.wire.invitation import decode_invitation
 from tests.cli.desks import call, one_object, opened
+from tests.model import backbones
 
 PLAN = """
 epochs = 2
@@ -93,6 +95,17 @@ def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
     }
     assert call(state, "rollback", "9") == 2
     assert call(state, "publish", model, "--labels", "a,b") == 2
+
+
+def test_labels_that_came_with_the_model_are_published(state, tmp_path):
+    path = tmp_path / "attached.tflite"
+    path.write_bytes(attach(backbones.classifier(), NewHead(classes=2, labels=("cat", "dog"))).data)
+    for words, labels in (([], ("cat", "dog")), (["--labels", "a,b"], ("a", "b"))):
+        assert call(state, "publish", path, *words) == 0
+        closer, desk = opened(state)
+        with closer:
+            (release,) = desk.store.releases(1)
+            assert desk.open_manifest(release.signed).labels == labels
 
 
 def test_recover_asks_before_it_ends_a_healthy_generation(state, model, capsys):

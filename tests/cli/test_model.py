@@ -3,11 +3,14 @@ from __future__ import annotations
 import argparse
 import json
 
+import numpy as np
 import pytest
 
 from fedclient.cli import model
 from fedclient.errors import UsageError
-from fedclient.model.head import write_head
+from fedclient.model.attach import NewHead, attach
+from fedclient.model.head import HeadOptions, Optimizer, write_head
+from tests.model import backbones
 
 
 @pytest.fixture
@@ -61,7 +64,9 @@ def test_json_is_one_object_and_the_exit_code_says_ok(run, tmp_path):
     code, text = run("check", good, "--json")
     told = json.loads(text)
     assert code == 0
-    assert list(told) == ["ok", "reason", "signatures", "tensors", "max_relative_error"]
+    features = ["max_feature_error", "max_delegate_error", "delegate_drift"]
+    assert list(told) == ["ok", "reason", "signatures", "tensors", "max_relative_error", *features]
+    assert [told[name] for name in features] == [None] * 3
     assert told["ok"]
     assert told["max_relative_error"] < 1e-5
     code, text = run("check", bad, "--json")
@@ -69,3 +74,33 @@ def test_json_is_one_object_and_the_exit_code_says_ok(run, tmp_path):
     assert run("check", bad)[0] == 1
     with pytest.raises(UsageError, match="cannot read"):
         run("check", tmp_path / "none.tflite")
+
+
+def test_a_head_has_the_options_that_it_is_asked_for(run, tmp_path):
+    out = tmp_path / "head.tflite"
+    words = ["--optimizer", "adam", "--normalize", "--personal"]
+    assert run("new-head", "--features", 4, "--classes", 3, *words, "-o", out)[0] == 0
+    options = HeadOptions(optimizer=Optimizer.ADAM, normalize=True, personal=True)
+    assert out.read_bytes() == write_head(4, 3, None, 0, options)
+
+
+def test_the_parent_is_compared_when_it_is_given(run, tmp_path):
+    parent, other, out = (tmp_path / name for name in ("parent", "other", "out"))
+    parent.write_bytes(backbones.classifier())
+    other.write_bytes(backbones.embedder())
+    out.write_bytes(attach(parent.read_bytes(), NewHead(classes=3)).data)
+    code, text = run("check", out, "--parent", parent, "--json")
+    told = json.loads(text)
+    assert (code, told["ok"], told["max_feature_error"]) == (0, True, 0.0)
+    assert 0 <= told["delegate_drift"] < 1e-5
+    code, text = run("check", out)
+    assert (code, "not compared" in text) == (0, True)
+    code, text = run("check", out, "--parent", other)
+    assert (code, "made of another model" in text) == (1, True)
+    head = tmp_path / "head"
+    head.write_bytes(write_head(4, 3))
+    code, text = run("check", head, "--parent", parent)
+    assert (code, "attach-head did not write it" in text) == (1, True)
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 5), np.float32), y=[0, 1])
+    code, text = run("check", out, "--data", tmp_path / "data.npz")
+    assert (code, "the samples are [5]" in text) == (1, True)
