@@ -33,7 +33,7 @@ import numpy as np
 
 from fedclient.model import ops
 from fedclient.model.layers import anchor, head_of
-from fedclient.model.optimizers import Steps, hyper_parameters
+from fedclient.model.optimizers import REGULARISED, Steps, hyper_parameters
 from fedclient.model.options import HeadOptions, Optimizer
 from fedclient.model.passes import backward, batch_size, forward, output_loss
 from fedclient.model.writer import ModelWriter
@@ -123,14 +123,29 @@ class HeadGraphs:
                 ops.assign(self._init_state, name, ops.filled(self._init_state, 0, shape))
 
     def _train(self, graph: Graph) -> None:
+        """Choose one of two graphs: a step that has no use for the anchors does not read them."""
         self._begin_with_state(graph)
-        x = graph.input("x", (-1, self.head.features))
-        y = graph.input("y", (-1,), np.int32)
-        hyper = {name: graph.input(name, ops.ONE) for name in hyper_parameters(self.head.options)}
-        steps = Steps(graph, self.head, hyper)
-        passed = forward(graph, self.head, x)
-        gradient = output_loss(graph, passed.logits, y, self.head.classes)
-        factor = ops.divide(graph, steps.factor, batch_size(graph, y), ops.ONE)
+        if self.head.options.optimizer is Optimizer.ADAM:  # where that would hardly be noticed
+            self._step(graph, regularised=True)
+            return
+        inputs = self._inputs(graph)
+        regularised = self._writer.graph("regularised_step", signature=False)
+        plain = self._writer.graph("plain_step", signature=False)
+        self._step(regularised, regularised=True)
+        self._step(plain, regularised=False)
+        asked = ops.any_set(graph, [inputs[name] for name in REGULARISED])
+        graph.output("loss", ops.either(graph, asked, (regularised, plain), list(inputs.values())))
+
+    def _inputs(self, graph: Graph) -> dict[str, int]:
+        x = {"x": graph.input("x", (-1, self.head.features)), "y": graph.input("y", (-1,), np.int32)}
+        return x | {name: graph.input(name, ops.ONE) for name in hyper_parameters(self.head.options)}
+
+    def _step(self, graph: Graph, *, regularised: bool) -> None:
+        inputs = self._inputs(graph)
+        steps = Steps(graph, self.head, inputs, regularised=regularised)
+        passed = forward(graph, self.head, inputs["x"])
+        gradient = output_loss(graph, passed.logits, inputs["y"], self.head.classes)
+        factor = ops.divide(graph, steps.factor, batch_size(graph, inputs["y"]), ops.ONE)
         scaled = ops.multiply(graph, gradient, factor, (-1, self.head.classes))
         steps.write(passed.weights, backward(graph, self.head, passed, scaled))
 

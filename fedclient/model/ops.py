@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -140,6 +141,22 @@ class Products:
 def call_once(graph: Graph, initial: Graph) -> None:
     """Run the graph `initial` before all that follows, unless it has run in this interpreter."""
     graph.typed_op(Op.CALL_ONCE, [], None, {schema.INIT_SUBGRAPH: Scalar("Int32", initial.index)})
+
+
+def any_set(graph: Graph, values: list[int]) -> int:
+    """Return whether one of some numbers, of shape [1], is not 0."""
+    squares = [multiply(graph, value, value, ONE) for value in values]
+    total_ = functools.reduce(lambda left, right: add(graph, left, right, ONE), squares)
+    return graph.typed_op(Op.GREATER, [total_, number(graph, 0)], graph.tensor(ONE, TensorType.BOOL))
+
+
+def either(graph: Graph, asked: int, graphs: tuple[Graph, Graph], inputs: list[int]) -> int:
+    """Return the one number that the first of two other graphs makes of `inputs`, or else the second."""
+    options = {
+        name: Scalar("Int32", other.index)
+        for name, other in zip((schema.IF_THEN, schema.IF_ELSE), graphs, strict=True)
+    }
+    return graph.op(Op.IF, [asked, *inputs], (), options)
 
 
 def read(graph: Graph, name: str, shape: Shape) -> int:

@@ -20,23 +20,26 @@ if TYPE_CHECKING:
     from fedclient.model.writer import Graph
 
 RATE, MOMENTUM, L2, MU = "learning_rate", "momentum", "l2", "mu"
+REGULARISED = (L2, MU)
 
 
 def hyper_parameters(options: HeadOptions) -> tuple[str, ...]:
     """Return the names of what `train` takes besides x and y."""
-    return (RATE, *([MOMENTUM] if options.optimizer is Optimizer.MOMENTUM else []), L2, MU)
+    return (RATE, *([MOMENTUM] if options.optimizer is Optimizer.MOMENTUM else []), *REGULARISED)
 
 
 class Steps:
     """Writes the steps of all trained tensors into `graph`; `hyper` are numbers of shape [1], by name.
 
     `factor` is that of the slopes which `write` takes: the learning rate, but for Adam, where it is 1.
+    `regularised`: with L2 and FedProx.
     """
 
-    def __init__(self, graph: Graph, head: Head, hyper: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, head: Head, hyper: Mapping[str, int], *, regularised: bool) -> None:
         self._graph = graph
         self._head = head
         self._hyper = hyper
+        self._regularised = regularised
         self._optimizer = head.options.optimizer
         adam = self._optimizer is Optimizer.ADAM
         self.factor = ops.number(graph, 1) if adam else hyper[RATE]
@@ -44,24 +47,31 @@ class Steps:
     def write(self, weights: Mapping[str, int], slopes: Mapping[str, int]) -> None:
         """Assign every trained tensor its next value."""
         graph = self._graph
-        pull, decay = (ops.multiply(graph, self.factor, self._hyper[name], ops.ONE) for name in (MU, L2))
-        shrink = {
-            (True, True): ops.add(graph, pull, decay, ops.ONE),
-            (True, False): decay,
-            (False, True): pull,
-        }
-        change = self._kind()
+        penalty, change = self._penalty(), self._kind()
         for name, weight in weights.items():
             shape = self._head.trained[name]
-            slope = ops.shared(graph, slopes[name], shape)
-            anchored = name in self._head.anchored
-            factor = shrink.get((name.endswith("/kernel"), anchored))
-            if factor is not None:
-                slope = self._sum(slope, self._times(weight, factor, shape), shape)
-            if anchored:
-                away = self._times(self._read(anchor(name), shape), pull, shape)
-                slope = ops.shared(graph, ops.subtract(graph, slope, away, shape), shape)
+            slope = penalty(name, weight, ops.shared(graph, slopes[name], shape), shape)
             ops.assign(graph, name, ops.subtract(graph, weight, change(name, slope, shape), shape))
+
+    def _penalty(self) -> Callable[[str, int, int, Shape], int]:
+        """Return what adds l2 w + mu (w - anchor) to the slope of w."""
+        if not self._regularised:
+            return lambda _name, _weight, slope, _shape: slope
+        graph = self._graph
+        pull, decay = (ops.multiply(graph, self.factor, self._hyper[name], ops.ONE) for name in (MU, L2))
+        both = ops.add(graph, pull, decay, ops.ONE)
+
+        def penalty(name: str, weight: int, slope: int, shape: Shape) -> int:
+            anchored, kernel = name in self._head.anchored, name.endswith("/kernel")
+            if anchored or kernel:
+                shrink = both if anchored and kernel else pull if anchored else decay
+                slope = self._sum(slope, self._times(weight, shrink, shape), shape)
+            if not anchored:
+                return slope
+            away = self._times(self._read(anchor(name), shape), pull, shape)
+            return ops.shared(graph, ops.subtract(graph, slope, away, shape), shape)
+
+        return penalty
 
     def _kind(self) -> Callable[[str, int, Shape], int]:
         """Return what makes the change of a tensor of its slope."""
