@@ -22,6 +22,7 @@ from fedclient.device.journal import Journal
 from fedclient.device.judgement import Judgements, Told
 from fedclient.device.personal import PersonalKey, PersonalLayer, overlay
 from fedclient.device.slots import Slots
+from fedclient.device.tuned import TunedHead
 from fedclient.errors import ModelError, StorageDamaged
 from fedclient.session import State
 from fedclient.storage import Database
@@ -41,6 +42,7 @@ class Adoption:
         self._judgements = Judgements(database)
         self._blobs = Blobs(folder.blobs)
         self._slots = Slots(folder.current)
+        self._tuned = TunedHead(folder.current)
         self._held_back = ""  # why no judge was started the last time
 
     # --- when -------------------------------------------------------------------------------------------
@@ -113,6 +115,8 @@ class Adoption:
 
         Raises StorageDamaged when it is neither in use nor stored as it was fetched.
         """
+        if not self._config.adoption.tuned_epochs:
+            self._tuned.remove()  # of an owner who wants it no longer
         manifest = self._journal.manifest(version)
         if manifest is not None and self._slots.is_active(manifest):
             return

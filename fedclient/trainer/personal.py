@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedclient.device import personal
 from fedclient.device.jobs import Job
+from fedclient.device.judgement import Judgements
 from fedclient.device.personal import PersonalKey, PersonalLayer
 from fedclient.device.slots import Slots, model_file
 from fedclient.device.tuned import Tuned, TunedHead
@@ -35,6 +37,8 @@ from fedclient.training.verdict import decide, measure
 from fedclient.values import Manifest, Verdict
 
 log = logging.getLogger(__name__)
+
+_ADOPTED_WITHIN_S, _LOOK_S = 5.0, 0.05
 
 
 def put_over(
@@ -74,7 +78,7 @@ class Tuning:
         """
         epochs = self.place.arguments.finetune_epochs
         try:
-            self._forget_purged()
+            self._forget()
             held = self._held_out(should_stop) if epochs else None
             if held is None:
                 return False
@@ -82,7 +86,8 @@ class Tuning:
             plan = replace(self.manifest.plan, epochs=epochs, mu=0.0)
             seed = self.job.seed + 1  # another order than the job's
             training = HeadTraining(model=self.model, examples=self.examples, plan=plan, seed=seed)
-            return training.run(should_stop, lambda _: None) and self._keep_if_not_worse(held)
+            done = training.run(should_stop, lambda _: None) and self._wait_for_agent(should_stop)
+            return done and self._keep_if_not_worse(held)
         except _Asked:
             return False
         except FedClientError as error:
@@ -116,11 +121,32 @@ class Tuning:
         )
         return None
 
-    def _forget_purged(self) -> None:
+    def _forget(self) -> None:
+        """Let go of a copy that was tuned on samples which are purged, or that nobody wants any more."""
         copies = TunedHead(self.place.folder.current)
         before = copies.stored()
-        if before is not None and before.samples_epoch != self.job.epoch:
+        wanted = self.place.arguments.finetune_epochs > 0
+        if before is not None and not (wanted and before.samples_epoch == self.job.epoch):
             copies.remove()
+
+    def _wait_for_agent(self, should_stop: Callable[[], bool]) -> bool:
+        """Wait until the agent has read this trainer's own verdict and apps have the head; False: stop.
+
+        It looks once a second.  Without that, a copy made in less would be of the head before.
+        """
+        version = self.manifest.head_version
+        told = Judgements(self.place.database).load()
+        if told is None or told.judgement.head_version != version:
+            return True
+        slots, until_s = Slots(self.place.folder.current), time.monotonic() + _ADOPTED_WITHIN_S
+        while told.judgement.verdict is not Verdict.KEPT_PREVIOUS and time.monotonic() < until_s:
+            active = slots.active()
+            if active is not None and active.version == version:
+                break
+            if should_stop():
+                return False
+            time.sleep(_LOOK_S)
+        return True
 
     def _keep_if_not_worse(self, held: Examples) -> bool:
         slot, _, adopted = Slots(self.place.folder.current).read()

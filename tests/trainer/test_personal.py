@@ -19,6 +19,7 @@ import pytest
 from fedclient import codec, load_model, runtime
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import TrainerExit
+from fedclient.device.judgement import Judgements, Told
 from fedclient.device.personal import PersonalKey, PersonalLayer, extract
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import Tuned, TunedHead
@@ -26,7 +27,7 @@ from fedclient.errors import StorageFull
 from fedclient.model.head import HeadOptions, write_head
 from fedclient.trainer.job import JobRun
 from fedclient.training.loop import Examples, HeadTraining
-from fedclient.values import HeadVersion, Manifest, parameters
+from fedclient.values import HeadVersion, Judgement, Manifest, Verdict, parameters
 from fedclient.wire.blobs import split
 from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, bench, samples
 
@@ -305,8 +306,52 @@ class TestTuning:
         device.store.purge()
         device.store.append_many(*samples(60))
         device.jobs.new(device.publish(V2).head_version, threads=1)
-        assert run(device) == TrainerExit.DONE  # also where none is wanted any more
+        assert run(device, finetune_epochs=3, min_judged=1000) == TrainerExit.DONE
         assert self.tuned(device) is None
+
+    def test_a_copy_that_nobody_wants_any_more_goes_with_the_next_job(self, device) -> None:
+        assert run(device, finetune_epochs=3) == TrainerExit.DONE
+        assert self.tuned(device) is not None
+        settle(device)
+        device.jobs.new(device.publish(V2).head_version, threads=1)
+        assert run(device) == TrainerExit.DONE
+        assert self.tuned(device) is None
+
+    @pytest.mark.parametrize("verdict", [Verdict.ADOPTED, Verdict.KEPT_PREVIOUS])
+    def test_it_is_of_the_head_that_this_very_trainer_judged(self, device, monkeypatch, verdict) -> None:
+        """The agent reads the verdict a moment later; where it is against the head, the one before stays."""
+        assert run(device) == TrainerExit.DONE
+        settle(device)
+        manifest = device.publish(V2)
+        device.jobs.new(V2, threads=1)
+        told = Told(judgement=Judgement(head_version=V2, verdict=verdict), why="it is good")
+        with device.database.transaction():
+            Judgements(device.database).save(told)
+        looked: list[float] = []
+
+        def agent_looks(pause_s: float) -> None:
+            looked.append(pause_s)
+            if len(looked) == 3:
+                self.adopt(device, manifest)
+
+        monkeypatch.setattr("fedclient.trainer.personal.time.sleep", agent_looks)
+        assert run(device, finetune_epochs=3) == TrainerExit.DONE
+        found = self.tuned(device)
+        assert found is not None
+        assert len(looked) == (3 if verdict is Verdict.ADOPTED else 0)
+        assert found[0].version == (2 if verdict is Verdict.ADOPTED else 1)
+
+    def test_it_does_not_wait_for_an_agent_that_wants_it_to_stop(self, device) -> None:
+        told = Told(judgement=Judgement(head_version=V1, verdict=Verdict.ADOPTED), why="it is good")
+        with device.database.transaction():
+            Judgements(device.database).save(told)
+        for path in device.folder.current.iterdir():
+            path.unlink()
+        begun = time.monotonic()
+        # asked after every batch, and then while it waits
+        assert run(device, STEPS + 12 + 2, finetune_epochs=3) == TrainerExit.DONE
+        assert time.monotonic() - begun < 5
+        assert not list(device.folder.current.iterdir())
 
     def test_samples_purged_meanwhile_leave_none(self, device) -> None:
         asked = iter(range(1, 1000))
