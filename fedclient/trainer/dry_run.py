@@ -43,12 +43,6 @@ class DryRunArguments:
     epochs: int
     batch_size: int
     learning_rate: float
-    momentum: float | None  # None: the plan's default where the head has momentum
-    l2: float
-    mu: float
-    schedule: str
-    balanced: bool
-    budget_s: float
     holdout: float  # share of the samples, by seed
     seed: int
     codec: str
@@ -58,7 +52,13 @@ class DryRunArguments:
     nice: int
     idle: bool
     memory_mib: int | None
-    feature_batch: int | None  # samples that the backbone takes at once, at most
+    feature_batch: int | None = None  # samples that the backbone takes at once, at most
+    momentum: float | None = None  # None: the plan's default where the head has momentum
+    l2: float = 0.0
+    mu: float = 0.0
+    schedule: str = "constant"
+    balanced: bool = False
+    budget_s: float = 0.0
 
 
 def run(arguments: DryRunArguments) -> int:

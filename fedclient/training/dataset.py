@@ -19,7 +19,7 @@ from fedclient.training.loop import Examples
 
 _BATCH = 256  # samples in memory at once, or as many as have this many bytes: pictures are large
 _BATCH_BYTES = 4 * 1024 * 1024
-_BACKBONE_ROWS = 32  # through the backbone at once, then on the disk: what a power cut can cost
+_BACKBONE_ROWS = 32  # through the backbone at once where the board does not say, then on the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,9 @@ class Features:
     """From samples to rows of the head's input, and what that cost.
 
     A model with a backbone runs it once for each sample, ever: results are cached by
-    (model, sample id).  Without one, the sample is the row.  The backbone takes a few samples at a
-    time, at most `at_once`, and each few are cached before the next are begun; `before_each` of its
-    runs may raise, and what was cached by then stays.
+    (model, sample id).  Without one, the sample is the row.  The backbone takes `at_once` samples at
+    a time, and these are cached before the next are begun: a power cut costs no more.  `before_each` of
+    its runs may raise, and what was cached by then stays.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Features:
         self._model = model
         self._hash = model_hash
         self._cache = cache
-        self._at_once = min(at_once or _BACKBONE_ROWS, _BACKBONE_ROWS)
+        self._at_once = at_once or _BACKBONE_ROWS
         self._before_each = before_each
         self.computed = 0  # samples that went through the backbone
         self.seconds = 0.0  # that it took for them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from fedclient import runtime
 from fedclient.errors import ModelError
-from fedclient.model.head import write_head
+from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.training.loop import EpochReport, Examples, HeadTraining, accuracy, recalls
 from fedclient.values import Plan, Schedule
 
@@ -32,20 +33,39 @@ def training(
     return HeadTraining(model=runtime.load(model), examples=data or examples(), plan=plan, seed=seed)
 
 
-def undisturbed(model: bytes) -> tuple[bytes, list[float]]:
-    work = training(model)
+def undisturbed(model: bytes, plan: Plan = PLAN) -> tuple[bytes, list[float]]:
+    work = training(model, plan)
     assert work.run(lambda: False, lambda _: None)
     return work.model.get_weights().tobytes(), [report.loss for report in work.reports]
 
 
-@pytest.mark.parametrize("model", [LINEAR, HIDDEN], ids=["linear", "hidden"])
-def test_rule_5_1_stopped_at_every_batch_it_resumes_bit_by_bit(model) -> None:
-    whole = undisturbed(model)
+def head(optimizer: Optimizer, hidden: int | None = 4, **options: bool) -> bytes:
+    return write_head(5, 3, hidden, seed=1, options=HeadOptions(optimizer=optimizer, **options))
+
+
+@pytest.mark.parametrize(
+    ("model", "plan"),
+    [
+        (LINEAR, PLAN),
+        (HIDDEN, PLAN),
+        (HIDDEN, replace(PLAN, balanced=True)),
+        (HIDDEN, replace(PLAN, mu=0.5, l2=0.01)),
+        (HIDDEN, replace(PLAN, schedule=Schedule.COSINE)),
+        (head(Optimizer.MOMENTUM), replace(PLAN, momentum=0.7)),
+        (head(Optimizer.MOMENTUM, None), replace(PLAN, mu=0.5, balanced=True)),
+        (head(Optimizer.ADAM), PLAN),
+        (head(Optimizer.ADAM, normalize=True, personal=True), replace(PLAN, mu=0.5, l2=0.01, balanced=True)),
+    ],
+    ids=["linear", "hidden", "balanced", "mu", "cosine", "momentum", "momentum mu", "adam", "adam all"],
+)
+def test_rule_5_1_stopped_at_every_batch_it_resumes_bit_by_bit(model, plan) -> None:
+    whole = undisturbed(model, plan)
     for stop_after in range(1, 3 * 4 + 1):
-        first, asked = training(model), iter(range(1, 100))
+        first, asked = training(model, plan), iter(range(1, 100))
         assert not first.run(lambda asked=asked, last=stop_after: next(asked) == last, lambda _: None)
-        then = training(model)  # a new process knows what a checkpoint holds, nothing else
+        then = training(model, plan)  # a new process knows what a checkpoint holds, nothing else
         then.model.set_weights(first.model.get_weights())
+        then.model.set_state(first.model.get_state())
         then.epoch, then.step, then.loss_sum = first.epoch, first.step, first.loss_sum
         then.reports = list(first.reports)
         assert then.run(lambda: False, lambda _: None)
