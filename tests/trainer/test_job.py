@@ -154,6 +154,46 @@ def test_a_stop_between_two_runs_of_the_backbone_loses_nothing(tmp_path) -> None
     device.close()
 
 
+HELD = """
+import json, sys
+from fedclient.device.jobs import JobArguments
+from fedclient.trainer.job import JobRun
+asked = 0
+def held():
+    global asked
+    asked += 1
+    if asked == int(sys.argv[2]):
+        print("here", flush=True)
+        sys.stdin.read()
+    return False
+JobRun(JobArguments(**json.loads(sys.argv[1])), held).run()
+"""
+
+
+@pytest.mark.parametrize("after", [2, 6, 8], ids=["first", "last", "training"])  # six runs of the backbone
+def test_kill_9_during_a_long_backbone_pass_costs_no_more_than_the_run_at_hand(tmp_path, after) -> None:
+    device = bench(tmp_path / "device", count=0, model=build(Foreign(features="dynamic")))
+    x = np.random.default_rng(1).integers(0, 255, (48, 2, 2)).astype(np.uint8)
+    device.store.append_many(list(x), [0, 1, 2] * 16)
+    begin(device)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole, feature_batch=8) == TrainerExit.DONE
+    arguments = json.dumps(asdict(device.arguments(device.jobs.current(), feature_batch=8)))
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, arguments, str(after)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdout.readline() == "here\n"
+        child.kill()
+    assert run(device, feature_batch=8) == TrainerExit.DONE
+    assert result(device) == result(whole)
+    done = min(after - 1, 6) * 8
+    assert device.journal.rounds()[0].report["backbone_samples"] == 48 - done
+    for one in (device, whole):
+        one.close()
+
+
 def test_samples_purged_while_the_backbone_runs_leave_no_features(tmp_path) -> None:
     device = bench(tmp_path / "device", count=0, model=build(Foreign(features="dynamic")))
     x = np.random.default_rng(1).integers(0, 255, (48, 2, 2)).astype(np.uint8)
