@@ -39,14 +39,16 @@ def largest_error(model: TrainableModel, metadata: bytes) -> float:
     """
     hidden, options = _read(metadata)
     _check_tensors(model, hidden, options)
-    return _Comparison(model, options).run()
+    reference = Reference(unflatten(model.get_weights(), model.tensors), options.optimizer)
+    _check_state(model, reference)
+    return _Comparison(model, reference, options).run()
 
 
 class _Comparison:
-    def __init__(self, model: TrainableModel, options: HeadOptions) -> None:
+    def __init__(self, model: TrainableModel, reference: Reference, options: HeadOptions) -> None:
         self._model = model
         self._rng = np.random.default_rng(0)
-        self._reference = Reference(unflatten(model.get_weights(), model.tensors), options.optimizer)
+        self._reference = reference
         width = max(size for tensor in model.tensors for size in tensor.shape)
         self._hyper = {
             "learning_rate": 4 / (4 + width)
@@ -164,3 +166,12 @@ def _check_tensors(model: TrainableModel, hidden: int | None, options: HeadOptio
         want |= {"normalize/mean": (model.features,), "normalize/mean_square": (model.features,)}
     if {tensor.name: tensor.shape for tensor in model.tensors} != want:
         raise ModelError("the head's tensors are not what the metadata 'fedclient' in the file says")
+
+
+def _check_state(model: TrainableModel, reference: Reference) -> None:
+    """Refuse a state of other tensors; a head of version 1 has none, and needs none."""
+    found = {name: value.shape for name, value in model.get_state().items()}
+    want = {name: value.shape for name, value in reference.state.items()}
+    slots = [name for name in want if not name.startswith("anchor/")]
+    if found != want and (found or slots):
+        raise ModelError("the optimiser's state is not what the metadata 'fedclient' in the file says")
