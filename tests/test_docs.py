@@ -12,7 +12,9 @@ import pytest
 
 from fedclient.cli import demo
 from fedclient.gateway.store import Round
+from fedclient.model.inspection import Inspection, Part
 from fedclient.model.proof import Report as ModelReport
+from fedclient.model.tap import Tap
 from fedclient.samples.store import Stats as SampleStats
 from fedclient.scheduler.policy import Gate
 from fedclient.testing.broker import Mosquitto
@@ -20,6 +22,7 @@ from fedclient.testing.broker import Mosquitto
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = (ROOT / "README.md").read_text()
+MODELS = (ROOT / "docs" / "models.md").read_text()
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -146,6 +149,55 @@ def test_the_api_in_ten_lines_runs(tmp_path, capsys) -> None:
     assert capsys.readouterr().out == "now predicting with 1.2\n"
 
 
+def run_in(folder: Path, home: dict[str, str], script: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", f"set -e\n{script}"],
+        cwd=folder,
+        env=home | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_worked_example_with_a_model_runs_as_it_stands(home, shared, tmp_path) -> None:
+    """On the backbone and the letters that it names; what it shows is what is printed."""
+    section = MODELS.split("## A worked example")[1].split("\n## ")[0]
+    inspect, attach, train = blocks(section, "sh")
+    (prepare,) = blocks(section, "python")
+    shown_before, shown = blocks(section, "text")
+    folder = tmp_path / "fed"
+    backbone = shared / "models" / "mobilenet_v2_035_96_embedder_with_metadata.tflite"
+    shutil.copy(backbone, folder / "backbone.tflite")
+    shutil.copy(shared / "data" / "omniglot_latin" / "latin.npz", folder)
+    assert run_in(folder, home, inspect).startswith(shown_before)
+    run_in(folder, home, f"python - <<'END'\n{prepare}\nEND")
+    measured = r"tflite_runtime|ai_edge_litert|\d\.\de[+-]\d\d"
+    assert re.sub(measured, "", run_in(folder, home, attach)) == re.sub(measured, "", shown)
+    trained = run_in(folder, home, train)
+    assert "epoch 3" in trained
+    assert "trainable      yes" in trained
+    assert "\nok: " in trained
+
+
+def test_the_commands_for_a_head_run_as_they_stand(home, tmp_path) -> None:
+    (commands,) = blocks(MODELS.split("\n## What a trainable file contains")[1].split("\n## ")[0], "sh")
+    assert "\nok: " in run_in(tmp_path / "fed", home, commands)
+
+
+def test_the_page_on_models_names_what_travels_with_a_file() -> None:
+    from fedclient.model.origin import Origin  # noqa: PLC0415
+
+    table = MODELS.split("\n## What travels with the file")[1]
+    inner = {"tap_scale", "tap_zero_point"}
+    assert [
+        one.name for one in fields(Origin) if f"| `{one.name}` |" not in table and one.name not in inner
+    ] == []
+
+
 def test_every_verb_of_the_documents_is_a_verb() -> None:
     from fedclient.cli.main import VERBS  # noqa: PLC0415
 
@@ -170,7 +222,9 @@ def test_the_plan_of_the_documents_is_the_default_and_explains_every_key(tmp_pat
     assert said == {key.removeprefix("[codec] ") for key in keys}
 
 
-@pytest.mark.parametrize("kind", [demo.Report, demo.RoundReport, Gate, ModelReport, SampleStats, Round])
+@pytest.mark.parametrize(
+    "kind", [demo.Report, demo.RoundReport, Gate, ModelReport, SampleStats, Round, Inspection, Part, Tap]
+)
 def test_every_field_of_a_json_object_is_documented(kind) -> None:
     section = (ROOT / "docs" / "operations.md").read_text().split("\n## JSON\n")[1]
     missing = [field.name for field in fields(kind) if f"`{field.name}`" not in section]
