@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _NAME = "personal"
 _FILE_MODE = 0o660
 _HEADER_MAX_BYTES = 1024  # it has about 300
+_WRITES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +88,20 @@ class TunedHead:
         return tuned, head
 
     def save(self, tuned: Tuned, head: bytes) -> None:
-        """Put a copy in the place of the one before."""
-        write_file(self._path, json.dumps(asdict(tuned)).encode() + b"\n" + head, mode=_FILE_MODE)
+        """Put a copy in the place of the one before.
+
+        The agent sweeps this folder when it adopts a head, and may take what is being written for what
+        an interrupted write has left: then it is written again.
+        """
+        data = json.dumps(asdict(tuned)).encode() + b"\n" + head
+        for left in reversed(range(_WRITES)):
+            try:
+                write_file(self._path, data, mode=_FILE_MODE)
+            except StorageError as error:
+                if not (left and isinstance(error.__cause__, FileNotFoundError)):
+                    raise
+            else:
+                return
 
     def remove(self) -> None:
         """Let apps have adopted heads again."""

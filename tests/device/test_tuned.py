@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fedclient import storage
 from fedclient.device.slots import Slot
 from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import StorageError
@@ -49,6 +50,26 @@ def test_apps_of_the_group_may_read_it(head, tmp_path) -> None:
         os.umask(before)
     (path,) = tmp_path.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_it_is_written_again_where_the_agent_swept_the_folder_meanwhile(head, tmp_path, monkeypatch) -> None:
+    swept: list[int] = []
+    fsync = os.fsync
+
+    def sweep_then_sync(descriptor: int) -> None:
+        if len(swept) < times:
+            swept.append(storage.sweep(tmp_path))
+        fsync(descriptor)
+
+    monkeypatch.setattr("fedclient.storage.os.fsync", sweep_then_sync)
+    times = 2
+    head.save(TUNED, HEAD)
+    assert swept == [1, 1]
+    assert head.read(SLOT) == (TUNED, HEAD)
+    times = 100  # something else is wrong
+    with pytest.raises(StorageError):
+        head.save(TUNED, HEAD)
+    assert len(swept) == 5
 
 
 @pytest.mark.parametrize(
