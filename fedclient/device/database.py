@@ -1,7 +1,8 @@
 """The device database: one schema for what must change together (PROTOCOL 5.2).
 
 Agent and trainer share it.  Each table has its module: session, counters, history and
-manifests in `journal`; `outbox`; job and checkpoint in `jobs`; `residual`; `schedule`.
+manifests in `journal`; `outbox`; job and checkpoint in `jobs`; `residual`; `personal`; `schedule`;
+`judgement`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
   device.db            0600   session, outbox, job, residual, history
   blobs/               0700   models and heads by content
   samples/             2770   samples.db, features.db: apps in the group record here
-  current/             2770   model and head that apps in the group predict with
+  current/             2770   model, head and tuned head that apps in the group predict with
   agent.lock           0600   one agent at a time
   agent.sock           0600   where its owner asks the agent that runs
 """
