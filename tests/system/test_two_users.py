@@ -102,6 +102,34 @@ def test_an_app_in_the_group_records_and_predicts(home: Home, umask: int) -> Non
     assert int(home.device.ok("samples", "stats").split()[1]) == int(before) + 1
 
 
+TUNE = """
+    import hashlib
+    from fedclient.device.slots import Slots
+    from fedclient.device.tuned import Tuned, TunedHead
+    slot, _, head = Slots(state / "current").read()
+    tuned = Tuned(
+        generation=slot.version.generation, version=slot.version.version, adopted_sha256=slot.head_sha256,
+        head_sha256=hashlib.sha256(head).hexdigest(), samples_epoch=0, holdout=20, accuracy=1.0,
+        adopted_accuracy=1.0,
+    )
+    TunedHead(state / "current").save(tuned, head)
+"""
+PERSONAL = "print(fedclient.load_model(state).personal)"
+
+
+def test_a_head_that_the_owner_tuned_is_for_apps_in_the_group(home: Home) -> None:
+    done = home.app(TUNE, OWNER, 0o077)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    found = (home.device.path / "current" / "personal").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (OWNER, GROUP, 0o660)
+    done = home.app(PERSONAL, MEMBER)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    done = home.app(PERSONAL, STRANGER)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "permission denied" in done.stderr
+
+
 def test_an_app_in_the_group_may_be_the_first_to_record(home: Home) -> None:
     for one in (home.device.path / "samples").iterdir():
         one.unlink()
