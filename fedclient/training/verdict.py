@@ -1,15 +1,16 @@
 """Whether a head that arrived may replace the one in use, from what both do on the same rows.
 
 1. A head whose accuracy or loss is not finite is never adopted.
-2. A head must not be worse than one that knows nothing: its loss is at most ln C, which every head that
-   was never trained has.  On WISDM the one user with more had an accuracy below 0.15
-   (`tools/bench/adoption.py`); random weights of any size that matters have far more.
+2. A head must know something: its loss is below ln C, that of a head that knows nothing, by a twentieth of
+   ln C and by two standard errors.  Random weights that are small come near ln C on either side.  Only
+   a head that was never trained, whose loss is ln C exactly, may be the first, or follow its like.
 3. Its accuracy is at most `margin` below that of the head in use.
 4. It keeps nine tenths of what the head in use knows, ln C less its loss.  So the bar is relative: it is
    strict while heads know little, when random weights come close, and leaves a trained head room to move.
 
-Accuracy and loss are means over n rows.  Honest heads differ from round to round by a few rows, so
-what is judged on fewer than `enough_rows(margin)` is mostly chance: the judge takes more rows then.
+On how many rows: honest heads differ from round to round on a few, so what is judged on fewer than
+`enough_rows(margin)` is mostly chance, and the judge takes more.  What the rule lets through and what
+it refuses, on real heads: `tools/bench/adoption.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from fedclient.runtime import TrainableModel
 from fedclient.training.loop import Examples
 from fedclient.values import Verdict
 
+LEAST_KNOWN = 0.05  # of ln C
+SURE = 2.0  # standard errors
 KEPT_SHARE = 0.9  # of what the head in use knows
 _ROUNDING = 1e-5  # float32 logits, summed; an all-zero head must come out at ln C
 _FEWEST, _MOST = 20, 1000  # rows, whatever the margin
@@ -32,10 +35,11 @@ _INFER_ROWS = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What a head does on some rows: `loss` is the mean cross-entropy in nats."""
+    """What a head does on some rows: `loss` is the mean cross-entropy in nats, `error` its standard error."""
 
     accuracy: float
     loss: float
+    error: float = 0.0
 
 
 def enough_rows(margin: float) -> int:
@@ -46,13 +50,19 @@ def enough_rows(margin: float) -> int:
 
 def measure(model: TrainableModel, examples: Examples) -> Measured:
     """Measure the head that `model` holds; raises ModelError for logits that are not finite."""
-    right, loss = 0, 0.0
+    hits: list[NDArray[np.bool_]] = []
+    losses: list[NDArray[np.float64]] = []
     for at in range(0, len(examples), _INFER_ROWS):
         y = examples.y[at : at + _INFER_ROWS]
         scores = log_probabilities(model.infer(examples.x[at : at + _INFER_ROWS]))
-        right += int(np.count_nonzero(scores.argmax(axis=1) == y))
-        loss -= float(scores[np.arange(len(y)), y].sum())
-    return Measured(accuracy=right / len(examples), loss=loss / len(examples))
+        hits.append(scores.argmax(axis=1) == y)
+        losses.append(-scores[np.arange(len(y)), y])
+    loss = np.concatenate(losses)
+    return Measured(
+        accuracy=float(np.concatenate(hits).mean()),
+        loss=float(loss.mean()),
+        error=float(loss.std() / math.sqrt(len(loss))),
+    )
 
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -67,18 +77,21 @@ def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def decide(new: Measured, current: Measured | None, classes: int, margin: float) -> tuple[Verdict, str]:
     """Return the verdict on `new` and a sentence; `current` is None where no head is in use."""
-    knows_nothing = math.log(max(classes, 2))
+    nothing = math.log(max(classes, 2))
     found = f"accuracy {new.accuracy:.3f}, loss {new.loss:.3f}"
-    if not (math.isfinite(new.accuracy) and math.isfinite(new.loss)):
+    if not all(map(math.isfinite, (new.accuracy, new.loss, new.error))):
         return Verdict.KEPT_PREVIOUS, f"not finite: {found}"
-    if new.loss > knows_nothing + _ROUNDING:
-        return Verdict.KEPT_PREVIOUS, f"{found}: worse than a head that knows nothing ({knows_nothing:.3f})"
+    untrained = abs(new.loss - nothing) <= _ROUNDING
+    if not untrained and nothing - new.loss < max(LEAST_KNOWN * nothing, SURE * new.error):
+        return Verdict.KEPT_PREVIOUS, f"{found}: hardly better than knowing nothing ({nothing:.3f}), or worse"
     if current is None or not (math.isfinite(current.accuracy) and math.isfinite(current.loss)):
         return Verdict.ADOPTED, f"{found}; there was no head to compare with"
     against = f"against accuracy {current.accuracy:.3f}, loss {current.loss:.3f}"
+    known = nothing - current.loss
+    if untrained and known > _ROUNDING:
+        return Verdict.KEPT_PREVIOUS, f"{found} {against}: it knows nothing"
     if new.accuracy < current.accuracy - margin - _ROUNDING:
         return Verdict.KEPT_PREVIOUS, f"{found} {against}: it is right less often than the margin allows"
-    known = max(0.0, knows_nothing - current.loss)
-    if new.loss > current.loss + (1 - KEPT_SHARE) * known + _ROUNDING:
+    if new.loss > current.loss + (1 - KEPT_SHARE) * max(0.0, known) + _ROUNDING:
         return Verdict.KEPT_PREVIOUS, f"{found} {against}: it has lost too much of what that one knows"
     return Verdict.ADOPTED, f"{found} {against}"

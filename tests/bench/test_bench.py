@@ -136,3 +136,19 @@ def test_an_unknown_part_is_a_usage_error() -> None:
     )
     assert done.returncode == 2
     assert "the parts are idle, round" in done.stderr
+
+
+def test_the_gate_is_tried_with_honest_and_with_broken_heads() -> None:
+    found = bench("--only", "adoption", "--wisdm-rounds", "2", "--adoption-seeds", "1")
+    part = found["adoption"]
+    assert part["harmful_heads_adopted"] <= part["broken_heads"]
+    for task in ("digits", "wisdm"):
+        if task in part:
+            for judged in part[task].values():
+                assert judged["broken_heads"] > judged["honest_heads"] == 3 * judged["devices"]
+                assert judged["broken_heads_adopted"] == sum(judged["adopted_by_kind"].values())
+    assert {one["name"] for one in found["targets"]} == {
+        "broken heads adopted in place of a head, that do harm",
+        "ditto, or where there was none, %",
+        "honest heads refused, %",
+    }

@@ -10,8 +10,11 @@
     personal heads of their own for these people, FedProx and balanced sampling (ditto)
     omniglot  accuracy of a federation of 20 drawers on a MobileNet's features (ditto)
     backbone  what that MobileNet costs: time, memory of the trainer, bytes (ditto)
+    adoption  whether devices keep broken heads from apps, and refuse honest ones
     eligibility  an eligibility decision: all probes, all gates
     stops    how soon a training stops after each kind of violation
+    head_step  a training step of a head beside NumPy's matrix products
+    runtimes   the same head trained on both runtimes (makes two virtual environments)
 
 Standard output has one JSON object: {"setting": ..., PART: ..., "targets": [{name, value, target, met}]}.
 Figures are of this machine as it is: look at `setting.load` before you believe a time.
@@ -97,6 +100,12 @@ TARGETS = (
         2,
     ),
     Target("stop after a violation, s", ("stops", "slowest_s"), 3),
+    Target("head step over NumPy's products, SGD", ("head_step", "sgd", "plain", "ratio"), 2),
+    Target("the same with L2 and FedProx", ("head_step", "sgd", "l2_and_mu", "ratio"), 2),
+    Target("head step over NumPy's products, momentum", ("head_step", "momentum", "plain", "ratio"), 2),
+    Target("the same with L2 and FedProx", ("head_step", "momentum", "l2_and_mu", "ratio"), 2),
+    Target("head step over NumPy's products, Adam", ("head_step", "adam", "plain", "ratio"), 2),
+    Target("a head of one runtime and of the other", ("runtimes", "weights"), 1e-5),
     Target("WISDM accuracy, people not seen", ("wisdm", "accuracy", "mean"), 0.72, at_least=True),
     Target(
         "ditto, with 70 % of each person's data",
@@ -123,6 +132,9 @@ TARGETS = (
         1,
     ),
     Target("trainer with a MobileNet, peak PSS, MiB", ("backbone", "trainer", "peak_pss_mib"), 90),
+    Target("broken heads adopted in place of a head, that do harm", ("adoption", "in_place_of_a_head"), 0),
+    Target("ditto, or where there was none, %", ("adoption", "harmful_percent"), 0.05),
+    Target("honest heads refused, %", ("adoption", "honest_percent_refused"), 10),
     Target("growth over backbone + head, %", ("backbone", "file", "growth_percent"), 1),
 )
 
@@ -188,6 +200,12 @@ def backbone(options: argparse.Namespace) -> Results | None:
     return part.measure(options.backbone_samples, options.broker)
 
 
+def adoption(options: argparse.Namespace) -> Results:
+    import adoption as part  # noqa: PLC0415 - ditto
+
+    return part.measure(options.wisdm_rounds, options.adoption_seeds)
+
+
 def eligibility(options: argparse.Namespace) -> Results:
     import eligibility as part  # noqa: PLC0415 - ditto
 
@@ -199,6 +217,16 @@ def stops(options: argparse.Namespace) -> Results:
 
     found = part.measure(options.broker)
     return {**found, "slowest_s": max(found["stop_s"].values())}
+
+
+def head_step(_: argparse.Namespace) -> Results:
+    return _script("head_step.py")
+
+
+def runtimes(_: argparse.Namespace) -> Results | None:
+    import runtimes as part  # noqa: PLC0415 - ditto
+
+    return part.measure()
 
 
 def replay(_: argparse.Namespace) -> Results:
@@ -216,8 +244,11 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "personal": personal,
     "omniglot": omniglot,
     "backbone": backbone,
+    "adoption": adoption,
     "eligibility": eligibility,
     "stops": stops,
+    "head_step": head_step,
+    "runtimes": runtimes,
 }
 
 
@@ -258,6 +289,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--looks", type=int, default=1000, metavar="N", help="decisions to time (1000)")
     parser.add_argument("--wisdm-folds", type=int, default=5, metavar="N")
     parser.add_argument("--wisdm-rounds", type=int, default=40, metavar="N")
+    parser.add_argument("--adoption-seeds", type=int, default=5, metavar="N", help="per device (5)")
     parser.add_argument("--omniglot-folds", type=int, default=5, metavar="N")
     parser.add_argument("--omniglot-rounds", type=int, default=40, metavar="N")
     parser.add_argument(
