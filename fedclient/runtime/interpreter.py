@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -73,7 +74,13 @@ def open_signatures(model: bytes, *, threads: int, delegates: bool) -> dict[str,
     """
     interpreter = open_interpreter(model, threads=threads, delegates=delegates)
     try:
-        forget = interpreter.reset_all_variables if _has_state(interpreter) else None
+        has_state = _has_state(interpreter)
+        if delegates and not has_state:  # a state would not be reset then
+            # tflite-runtime 2.14 gives signatures their delegate here or never: half the time.  It allocates
+            # graph 0, which may not be possible yet; then they do without.
+            with suppress(RuntimeError, ValueError):
+                interpreter.allocate_tensors()
+        forget = interpreter.reset_all_variables if has_state else None
         signatures = {
             name: Signature(
                 name, interpreter.get_signature_runner(name), forget if name in BACKBONES else None

@@ -117,3 +117,18 @@ def test_a_backbone_with_a_state_forgets_the_row_before(delegates):
         first, _, again = (next(iter(signatures[name]({"x": x}).values())) for x in (one, other, one))
         assert np.abs(first).max() > 0 or name == "predict"  # its head is all zeros
         np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("delegates", [True, False])
+def test_a_backbone_has_its_delegate_in_its_signature_too(tmp_path, delegates):
+    """tflite-runtime 2.14 gives a signature none unless graph 0 is allocated; it says so once in a process."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(attach(backbones.classifier(), NewHead(classes=3)).data)
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from pathlib import Path\n"
+        "from fedclient.runtime.interpreter import open_signatures\n"
+        f"open_signatures(Path({str(path)!r}).read_bytes(), threads=1, delegates={delegates})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ("XNNPACK" in done.stderr) is delegates
