@@ -31,6 +31,7 @@ HOME = {
     "tflite_runtime": "runtime/",
     "ai_edge_litert": ("runtime/", "model/"),
     "flatbuffers": "model/",
+    "tensorflow": "model/keras.py",
     "amqtt": "testing/broker.py",
 }
 # The files (or folders) that touch the world; every other file is pure.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from fedclient.cli import model_attach, model_file, model_inspect
+from fedclient.cli import model_attach, model_file, model_inspect, model_keras
 from fedclient.errors import ModelError
 
 FEATURE_ERRORS: Final = ("max_feature_error", "max_delegate_error", "delegate_drift")
@@ -39,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check_.add_argument("--json", action="store_true", help="print one JSON object")
     check_.set_defaults(run=check)
     model_inspect.add_verb(verbs)
+    model_keras.add_verb(verbs)
 
 
 def new_head(args: argparse.Namespace) -> int:

@@ -82,7 +82,7 @@ def attach_head(args: argparse.Namespace) -> int:
     except ModelError as error:
         raise ModelError(f"{args.backbone}: {error}") from None
     model_file.write_new(args.output, attached.data, overwrite=args.force)
-    told = _told(len(parent), attached, proved)
+    told = told_of(len(parent), attached, proved)
     print(json.dumps(told) if args.json else _text(args.output, told, attached, proved))
     return 0
 
@@ -100,7 +100,8 @@ def _head(args: argparse.Namespace) -> NewHead:
     )
 
 
-def _told(backbone_bytes: int, attached: Attached, proved: Proved) -> dict[str, Any]:
+def told_of(backbone_bytes: int, attached: Attached, proved: Proved) -> dict[str, Any]:
+    """Return what --json prints."""
     tap = asdict(attached.tap)
     return {
         "tap": {name: tap[name] for name in ("name", "index", "shape", "dtype", "why")},

@@ -20,7 +20,10 @@ from fedclient.testing.broker import Mosquitto
 from tests.system.commands import SETTINGS, Setup, environment
 
 _Level = argparse._SubParsersAction
-RUN_ELSEWHERE = {"demo"}  # tests/cli/test_demo.py: it takes a while
+RUN_ELSEWHERE = {
+    "demo",  # tests/cli/test_demo.py: it takes a while
+    "model export-keras",  # tests/cli/test_model_keras.py: it needs TensorFlow
+}
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
