@@ -85,10 +85,10 @@ class Actor:
         if state.phase is not before.phase:
             log.info("%s -> %s", before.phase.value, state.phase.value)
             self._timers.hasten(Timer.STATUS, self._now_s + STATUS_INTERVAL_S)
-        for action in actions:
-            self._act(action)
         if state.judged is not None and state.judged != before.judged:
             self._tell_verdict(state.judged)
+        for action in actions:
+            self._act(action)
 
     def _feed_all(self, events: list[session.Event]) -> None:
         for event in events:

@@ -43,6 +43,8 @@ poll_s = 1
 [trainer]
 nice = 0
 idle = false
+[adoption]
+holdout = 0
 [gateway]
 cohort = 2
 min_devices = 2

@@ -578,7 +578,7 @@ def test_a_folder_that_may_not_be_written_for_a_while(files: Path, broker: Broke
             assert "permission denied" in agent.expect("nothing is lost, trying again in")
             for one, mode in modes.items():
                 one.chmod(mode)
-            agent.expect("update 2: counted")
+            agent.expect(": counted")  # update 2, or the next if it was for the head between the two
             assert agent.stop() == 0
             assert gateway.stop() == 0
 
