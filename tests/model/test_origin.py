@@ -55,6 +55,7 @@ def test_a_head_alone_and_a_stranger_have_no_origin():
         {"tap": ORIGIN.as_json()["tap"] | {"name": 3}},
         {"tap": ORIGIN.as_json()["tap"] | {"surplus": 3}},
         {"tap": ORIGIN.as_json()["tap"] | {"averaged": "yes"}},
+        {"tap": ORIGIN.as_json()["tap"] | {"features": 0}},
         {"tap": [1]},
         {"tap_scale": ["x"]},
         {"tap_scale": [float("nan")]},

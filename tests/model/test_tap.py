@@ -172,6 +172,13 @@ def test_a_sample_must_be_able_to_be_the_input():
     assert "needs a batch dimension" in refused(one_layer((1,) * 8))
 
 
+def test_a_batch_of_nothing_is_refused():
+    model = Backbone(Layers())
+    x = model.graph.input("x", (1, 5))
+    model.graph._tensors[x][0] = (0, 5)
+    assert "[0, 5]: only the batch may be dynamic" in refused(model.finish(out=model.mean(x, 3)))
+
+
 def test_features_have_a_fixed_size_and_a_batch():
     for shape in ((-1, -1), (FEATURES,)):
         model = Backbone(Layers())
