@@ -221,7 +221,6 @@ def _change(report: dict[str, Any]) -> str:
         "agent": "running" if report["agent_running"] else "none",
         "phase": report["phase"],
         "head": report["head"],
-        "app_head": report["app_head"],
         "closed": ",".join(report["closed_gates"]),
         "update": None if last is None else f"{last['counter']}:{last['status'] or 'no receipt yet'}",
     }

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fedclient.cli import status as module
 from fedclient.cli.main import main
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
+from fedclient.device.judgement import Judgements, Told
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import StorageBusy
@@ -29,7 +31,7 @@ from fedclient.scheduler.readings import Reading
 from fedclient.scheduler.schedule import Policy
 from fedclient.session import Enrolment, Outcome, State
 from fedclient.transport.memory import MemoryBroker
-from fedclient.values import HeadVersion, Phase, Reason, ReceiptStatus
+from fedclient.values import HeadVersion, Judgement, Phase, Reason, ReceiptStatus, Verdict
 from tests.cli.running import FINE, Answers, running
 from tests.client.harness import Device, MiniGateway
 from tests.system.commands import Setup, environment
@@ -155,6 +157,11 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
         "head": "1.1",
         "model": gateway.manifest.model.hash.hex(),
         "app_head": "1.1",
+        "judgement": {
+            "head": "1.1",
+            "verdict": "unjudged",
+            "why": "60 labelled samples, 1000000 are needed to judge",
+        },
         "personal": None,
         "unsettled_update": None,
         "updates": 1,
@@ -168,6 +175,19 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
     assert (one["counter"], one["head"], one["status"], one["reason"]) == (1, "1.1", "counted", "none")
     assert (one["samples"], one["skipped"], one["newest_sample"]) == (60, 0, 60)
     assert list(one["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed"]
+
+
+def test_a_verdict_is_told_with_what_it_rests_on(folder, capsys) -> None:
+    report = {"rows": 60, "held_out": 6, "accuracy": 0.2, "loss": 1.5, "error": 0.1}
+    report |= {"against": "1.1", "its_accuracy": 0.9, "its_loss": 0.3}
+    judgement = Judgement(head_version=HeadVersion(1, 2), verdict=Verdict.KEPT_PREVIOUS)
+    with closing(open_database(folder)) as database:
+        Judgements(database).save(Told(judgement=judgement, why="it is worse", report=report))
+    found = status(folder, capsys)["judgement"]
+    assert found == {"head": "1.2", "verdict": "kept_previous", "why": "it is worse", **report}
+    assert found.keys() | {one.name.lower() for one in Verdict} == quoted(documented()["judgement"])
+    assert main(["--state", str(folder.path), "status"]) == 0
+    assert "judgement         head 1.2 kept previous: it is worse" in capsys.readouterr().out
 
 
 def test_a_copy_that_was_tuned_here_is_told_with_how_it_does(folder, capsys) -> None:
