@@ -39,7 +39,7 @@ def read_output(model: bytes, tensor: int, rows: NDArray[Any], *, feed: int, del
 def _one(interpreter: Any, inputs: dict[int, Any], tensor: int, row: NDArray[Any], feed: int) -> NDArray[Any]:
     interpreter.reset_all_variables()
     for index, detail in inputs.items():
-        shape, dtype = tuple(detail["shape"]), np.dtype(detail["dtype"])
+        shape, dtype = tuple(map(int, detail["shape"])), np.dtype(detail["dtype"])
         if index == feed and (row.shape != shape[1:] or row.dtype != dtype):
             raise DataError(f"the model takes {dtype} {list(shape[1:])}, not {row.dtype} {list(row.shape)}")
         # A batch that the file fixes is filled up with the same row.
