@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from fedclient.runtime import TrainableModel
 
 STEPS: Final = 20
+FEWEST_STEPS: Final = 4  # of a head that is larger than MANY: it shall not take minutes on a small board
+MANY: Final = 1_000_000
 BATCHES: Final = (33, 1)  # in turn
 REGULARISED: Final = ({"l2": 0.0, "mu": 0.0}, {"l2": 0.125, "mu": 0.25}, {"l2": 0.0, "mu": 0.25})
 MOMENTUM: Final = 0.75
-CHOICE: Final = 4  # as many rows are drawn for each that is used
+CHOICE: Final = 4  # as many rows are drawn for each that is used, where they are no more than MANY numbers
 
 
 def largest_error(model: TrainableModel, metadata: bytes) -> float:
@@ -42,6 +44,11 @@ def largest_error(model: TrainableModel, metadata: bytes) -> float:
     reference = Reference(unflatten(model.get_weights(), model.tensors), options.optimizer)
     _check_state(model, reference)
     return _Comparison(model, reference, options).run()
+
+
+def steps_of(size: int) -> int:
+    """Return how many steps of a head of `size` parameters are compared."""
+    return max(FEWEST_STEPS, min(STEPS, STEPS * MANY // size))
 
 
 class _Comparison:
@@ -62,7 +69,7 @@ class _Comparison:
         model.set_weights(start)
         if model.get_weights().tobytes() != start.tobytes():
             raise ModelError("get_weights does not return what set_weights was given")
-        errors = [self._step(number) for number in range(STEPS)]
+        errors = [self._step(number) for number in range(steps_of(start.size))]
         self._resume()
         return max(errors)
 
@@ -114,7 +121,8 @@ class _Comparison:
 
     def _batch(self, rows: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Draw rows that keep away from the kink of max(z, 0), where rounding decides about the slope."""
-        drawn = self._grid((CHOICE * rows, *self._model.x_shape), 8)
+        choice = max(1, min(CHOICE, MANY // (rows * self._model.features)))
+        drawn = self._grid((choice * rows, *self._model.x_shape), 8)
         sums = hidden_sums(self._reference.weights, drawn)
         if sums is not None:
             drawn = drawn[np.argsort(-np.abs(sums).min(axis=1), kind="stable")]

@@ -9,7 +9,7 @@ import pytest
 
 from fedclient.errors import ModelError
 from fedclient.model import ops, optimizers, passes
-from fedclient.model.compared import largest_error
+from fedclient.model.compared import largest_error, steps_of
 from fedclient.model.head import HeadGraphs, HeadOptions, Optimizer, metadata, write_head
 from fedclient.model.layers import Head
 from fedclient.model.optimizers import Steps
@@ -127,3 +127,7 @@ def test_what_a_step_depends_on_beyond_weights_and_state_is_found_out(monkeypatc
 def test_metadata_with_other_options_is_refused(options):
     with pytest.raises(ModelError, match="not what the metadata"):
         largest_error(load(write_head(4, 3)), metadata(None, options))
+
+
+def test_the_largest_heads_take_fewer_steps():
+    assert [steps_of(size) for size in (15, 1_000_000, 2_000_000, 4_000_000)] == [20, 20, 10, 5]

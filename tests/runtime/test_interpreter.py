@@ -121,7 +121,7 @@ def test_a_backbone_with_a_state_forgets_the_row_before(delegates):
 
 @pytest.mark.parametrize("delegates", [True, False])
 def test_a_backbone_has_its_delegate_in_its_signature_too(tmp_path, delegates):
-    """tflite-runtime 2.14 gives a signature none unless graph 0 is allocated; it is told once in a process."""
+    """tflite-runtime 2.14 gives a signature none unless graph 0 is allocated; told once in a process."""
     path = tmp_path / "model.tflite"
     path.write_bytes(attach(backbones.classifier(), NewHead(classes=3)).data)
     program = (
