@@ -3,7 +3,8 @@
 The model is that of `omniglot.py`.  A pass is the trainer's own way from the sample store to features; the
 second one finds them in the cache.  Epochs are those of the real training loop, over these features.
 Times are of the processor, which does one thing at a time here: they do not depend on what else runs.
-The trainer's memory is of a real job: an agent's child process, looked at from outside while it runs.
+The trainer's memory is of a real job: the agent's children, looked at from outside while they run.  The first
+of them to need features computes them: the one that judges the head, where there are enough samples.
 
     tools/bench/run --only backbone [--backbone-samples 520]
 """
@@ -114,12 +115,14 @@ def _job(file: bytes, drawings: Drawings, rows: Any, broker_kind: str) -> dict[s
                 fleet.publish(file, PLAN)
                 device = fleet.add_device(drawings.x[rows], drawings.letter[rows].tolist())
                 fleet.start()
-                peak = _watch(fleet, device)
+                seen = _watch(fleet, device)
                 (round_,) = device.history()
         finally:
             broker.kill()
+    kinds = next(iter(seen.values()))
     return {
-        **{f"peak_{name}": round(value, 2) for name, value in peak.items()},
+        **{f"peak_{kind}": max(peak[kind] for peak in seen.values()) for kind in kinds},
+        "peak_pss_mib_by_verb": {verb: peak["pss_mib"] for verb, peak in seen.items()},
         "peak_pss_mib_as_it_saw_itself": round(round_.report["peak_pss_mib"], 2),
         "backbone_s": round(round_.report["backbone_seconds"], 3),
         "head_s": round(round_.report["head_seconds"], 3),
@@ -127,9 +130,9 @@ def _job(file: bytes, drawings: Drawings, rows: Any, broker_kind: str) -> dict[s
     }
 
 
-def _watch(fleet: Fleet, device: Device) -> dict[str, float]:
-    """Look at the agent's child until a job is done; return the most of each kind of memory."""
-    peak: dict[str, float] = {}
+def _watch(fleet: Fleet, device: Device) -> dict[str, dict[str, float]]:
+    """Look at the agent's children until a job is done; return by verb the most of each kind of memory."""
+    seen: dict[str, dict[str, float]] = {}
     until_s = time.monotonic() + _JOB_S
     while not device.history():
         if time.monotonic() > until_s:
@@ -138,9 +141,11 @@ def _watch(fleet: Fleet, device: Device) -> dict[str, float]:
         device.process.check()
         for pid in process.children(device.process.pid or 0):
             try:
+                verb = process.words(pid)[3]  # python -m fedclient.trainer VERB
                 now = process.memory(pid).as_dict()
-            except OSError:  # it has just ended
+            except (OSError, IndexError):  # it has not begun, or has just ended
                 continue
-            peak = {name: max(value, peak.get(name, 0.0)) for name, value in now.items()}
+            peak = seen.setdefault(verb, now)
+            seen[verb] = {kind: max(value, peak[kind]) for kind, value in now.items()}
         time.sleep(_LOOK_S)
-    return peak
+    return seen

@@ -44,8 +44,10 @@ from fedclient.training.loop import Examples
 from fedclient.values import Broker, Plan, parameters
 
 SIDE, LETTERS = 96, 26
-ROUNDS = 40
-PLAN = Plan(epochs=5, learning_rate=0.01, momentum=0.9)  # else as it comes: batches of 16, int8 at 1 %
+ROUNDS = 60
+PLAN = Plan(
+    epochs=5, learning_rate=0.01, momentum=0.9, l2=0.03
+)  # else as it comes: batches of 16, int8 at 1 %
 OWNER = PrivacySettings(min_samples=LETTERS, min_per_class=1)
 HEAD = NewHead(classes=LETTERS, options=HeadOptions(optimizer=Optimizer.MOMENTUM))
 L2, STEPS = 0.01, 300  # of the logistic regression
@@ -132,6 +134,7 @@ def measure(
             "batch_size": PLAN.batch_size,
             "learning_rate": PLAN.learning_rate,
             "momentum": PLAN.momentum,
+            "l2": PLAN.l2,
             "codec": PLAN.codec.mode.name.lower(),
             "density": PLAN.codec.density,
             "norm_bound": PLAN.norm_bound,

@@ -63,6 +63,11 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def words(pid: int) -> list[str]:
+    """Return what a process was started with."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+
+
 def other_pythons(pid: int) -> int:
     """Count the processes that share this interpreter's files with `pid`."""
     program = Path(f"/proc/{pid}/exe").readlink()
