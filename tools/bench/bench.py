@@ -291,7 +291,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--wisdm-rounds", type=int, default=40, metavar="N")
     parser.add_argument("--adoption-seeds", type=int, default=5, metavar="N", help="per device (5)")
     parser.add_argument("--omniglot-folds", type=int, default=5, metavar="N")
-    parser.add_argument("--omniglot-rounds", type=int, default=40, metavar="N")
+    parser.add_argument("--omniglot-rounds", type=int, default=60, metavar="N")
     parser.add_argument(
         "--omniglot-fleet", type=int, default=0, metavar="N", help="rounds of real processes beside them (0)"
     )
