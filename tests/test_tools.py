@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("demo", "test", "check", "boot_check", "arm_check")
+TOOLS = ("demo", "test", "check", "boot_check", "arm_check", "export_keras")
 SHELL = (
     "tools/setup.sh",
     "tools/make_rootfs.sh",
@@ -120,6 +120,30 @@ def test_an_environment_that_is_ready_is_used_at_once_with_all_arguments(tmp_pat
         file.write("\n# changed\n")
     again = run(clone / "tools/demo", cwd=tmp_path, PYTHON="/bin/false")
     assert again.returncode == 1  # it wants to install again
+
+
+@pytest.mark.parametrize(("tool", "words"), [("export_keras", ("m.keras",)), ("test", ("--keras",))])
+def test_keras_has_an_environment_of_its_own_for_the_pythons_that_tensorflow_knows(
+    tmp_path: Path, tool: str, words: tuple[str, ...]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("sh", "dirname", "cat", "cksum"):
+        (programs / program).symlink_to(shutil.which(program) or "")
+    asked = programs / "asked"
+    (programs / "python3").write_text(f'#!/bin/sh\necho "$*" >>"{asked}"\nexit 1\n')
+    (programs / "python3").chmod(0o755)
+    venv = str(tmp_path / "venv")
+    found = run(ROOT / "tools" / tool, *words, cwd=tmp_path, PATH=str(programs), FEDCLIENT_VENV=venv)
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"{tool}: no Python >= 3.10 and <= 3.13 with venv found")
+    assert "(3, 10) <= sys.version_info[:2] <= (3, 13)" in asked.read_text()
+
+
+def test_floors_and_keras_are_not_for_one_run(tmp_path: Path) -> None:
+    found = run(ROOT / "tools/test", "--floors", "--keras", cwd=tmp_path)
+    assert found.returncode == 1
+    assert found.stderr == "test: --floors and --keras are two environments: one at a time\n"
 
 
 def test_check_knows_one_option(tmp_path: Path) -> None:

@@ -67,12 +67,12 @@ current() {
 
 stamp() { printf '%s %s\n' "$root" "$(cat -- "$root/pyproject.toml" "$root/tools/setup.sh" | cksum)"; }
 
-# need NAME ARGUMENT...: an environment in $venv with these arguments of pip installed
+# need NAME ARGUMENT...: an environment in $venv with these arguments of pip installed; $newest: the last 3.x for it
 need() {
     name=$1
     shift
     if current "$venv" "$name"; then return 0; fi
-    find_python 10 99 || die "no Python >= 3.10 with venv found: install python3 and python3-venv, or set PYTHON"
+    find_python 10 "${newest:-99}" || die "no Python >= 3.10${newest:+ and <= 3.$newest} with venv found: install python3 and python3-venv, or set PYTHON"
     say "setting up $venv with $("$python" -V 2>&1), once"
     make_venv "$venv"
     install "$venv" "$@" || die "the installation into $venv failed; what pip said is above"
