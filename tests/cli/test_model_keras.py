@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedclient import runtime
 from fedclient.cli import model
 from fedclient.errors import ModelError, UsageError
 
+MODELS = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 MODULE = """
 def make():
     from tensorflow import keras
@@ -62,6 +64,19 @@ def test_a_model_of_a_function_becomes_a_trainable_file(tensorflow, run, tmp_pat
     assert runtime.load(tmp_path / "m.tflite").sample_shape == (6,)
     with pytest.raises(UsageError, match="--force"):
         run("theirs:make", "-o", "m.tflite")
+
+
+def test_the_command_of_the_documentation_runs_as_it_stands(tensorflow, run, tmp_path):
+    section = MODELS.split("## A Keras model")[1].split("\n## ")[0]
+    (command,) = re.findall(r"```sh\nfedclient model export-keras (.*)\n```", section)
+    keras = tensorflow.keras
+    x = keras.Input((8, 8, 1))
+    features = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, activation="relu")(x))
+    top = keras.layers.Dense(26, activation="softmax")(keras.layers.Dense(7, activation="relu")(features))
+    keras.Model(x, top).save(tmp_path / "letters.keras")
+    code, _ = run(*command.split())
+    assert code == 0
+    assert runtime.load(tmp_path / "letters.tflite").classes == 26
 
 
 def test_it_says_what_it_did_in_words(tensorflow, run):
