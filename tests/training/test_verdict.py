@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from fedclient import runtime
 from fedclient.model.head import write_head
+from fedclient.runtime import TrainableModel
 from fedclient.testing import digits
-from fedclient.training.loop import Examples, HeadTraining, accuracy
+from fedclient.training.loop import Examples, HeadTraining
 from fedclient.training.verdict import Measured, decide, enough_rows, log_probabilities, measure
 from fedclient.values import Plan, Verdict
 
@@ -108,35 +110,68 @@ def test_more_rows_are_enough_for_a_smaller_margin() -> None:
 
 
 # --- on real heads --------------------------------------------------------------------------------------
-ROUNDS, SEEDS = 5, 40
+ROUNDS, SEEDS = (1, 5, 40), 3
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A federation that was run (McMahan et al. 2017): its devices, and the head of every round."""
+
+    model: TrainableModel
+    devices: list[Examples]
+    heads: list[np.ndarray]
+
+    def measured(self, head: np.ndarray, examples: Examples) -> Measured:
+        self.model.set_weights(head)
+        return measure(self.model, examples)
+
+
+def run(model: bytes, devices: list[Examples], plan: Plan) -> Fleet:
+    loaded = runtime.load(model)
+    heads = [loaded.get_weights()]
+    for number in range(max(ROUNDS)):
+        trained = []
+        for own in devices:
+            loaded.set_weights(heads[-1])
+            HeadTraining(model=loaded, examples=own, plan=plan, seed=number).run(
+                lambda: False, lambda _: None
+            )
+            trained.append(loaded.get_weights())
+        weights = [len(own) for own in devices]
+        heads.append(np.average(trained, axis=0, weights=weights).astype(np.float32))
+    return Fleet(loaded, devices, heads)
 
 
 @pytest.fixture(scope="module")
-def heads() -> tuple[object, digits.Task, list[np.ndarray]]:
-    """Heads of a federation on digits after 0 to 5 rounds; a device sees three classes of ten."""
+def digit_fleet() -> Fleet:
+    """Handwritten digits: a device sees three classes of ten."""
     task = digits.task(5, 0)
-    model = runtime.load(task.model)
-    head, made = model.get_weights(), []
-    for number in range(ROUNDS + 1):
-        made.append(head)
-        trained = []
-        for own in task.devices:
-            model.set_weights(head)
-            HeadTraining(model=model, examples=own, plan=Plan(learning_rate=0.2), seed=number).run(
-                lambda: False, lambda _: None
-            )
-            trained.append(model.get_weights())
-        head = np.mean(trained, axis=0).astype(np.float32)
-    return model, task, made
+    return run(task.model, list(task.devices), Plan(learning_rate=0.2))
 
 
-def poisons(head: np.ndarray, source: np.random.Generator) -> dict[str, np.ndarray]:
-    """Broken heads; the last axis of kernel [C, D] and bias [C] are the classes' own."""
-    kernel, bias = head[10:].reshape(10, 64), head[:10]
-    order = (np.arange(10) + source.integers(1, 10)) % 10
+@pytest.fixture(scope="module")
+def people(shared) -> Fleet:
+    """WISDM: every third person, with habits of their own; the others were never seen."""
+    with np.load(shared / "data" / "wisdm" / "har.npz", allow_pickle=False) as data:
+        x, y, person = data["x"], data["y"].astype(np.int32), data["client"]
+    x = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)).astype(np.float32)
+    devices = [Examples(x=x[person == one], y=y[person == one]) for one in np.unique(person)]
+    fleet = run(write_head(x.shape[1], 6), devices[::3], Plan())
+    return Fleet(fleet.model, [own for own in devices if len(own) >= 40], fleet.heads)
+
+
+@pytest.fixture(params=["digit_fleet", "people"])
+def fleet(request) -> Fleet:
+    return request.getfixturevalue(request.param)
+
+
+def broken(head: np.ndarray, classes: int, source: np.random.Generator) -> dict[str, np.ndarray]:
+    """Heads that do harm: random weights of any size, and the classes of a good head in another order."""
+    bias, kernel = head[:classes], head[classes:].reshape(classes, -1)
+    order = (np.arange(classes) + source.integers(1, classes)) % classes
     random = {
         f"random {scale:g}": (source.normal(size=head.shape) * scale).astype(np.float32)
-        for scale in (0.1, 0.3, 1.0, 10.0)
+        for scale in (0.01, 0.1, 0.3, 1.0, 10.0)
     }
     return {
         **random,
@@ -147,32 +182,53 @@ def poisons(head: np.ndarray, source: np.random.Generator) -> dict[str, np.ndarr
     }
 
 
-@pytest.mark.parametrize("rounds", [1, ROUNDS])
-@pytest.mark.parametrize("rows", [20, 100])
-def test_no_broken_head_replaces_a_trained_one_whatever_the_seed(heads, rounds, rows) -> None:
-    model, task, made = heads
-    refused = 0
-    for seed in range(SEEDS):
-        source = np.random.default_rng([seed, rounds, rows])
-        own = task.devices[seed % len(task.devices)]
-        some = source.permutation(len(own))[:rows]
-        judged = Examples(x=own.x[some], y=own.y[some])
-        model.set_weights(made[rounds])
-        current = measure(model, judged)
-        assert current.accuracy == accuracy(model, judged)
-        for name, head in poisons(made[rounds], source).items():
-            model.set_weights(head)
-            assert verdict(measure(model, judged), current) is KEPT, (seed, name)
-            refused += 1
-    assert refused == SEEDS * 8
+def harms(new: Measured, current: Measured, classes: int) -> bool:
+    """Whether it is worse, beyond the margin: right less often, or with a loss that anybody would notice."""
+    known = max(0.0, math.log(classes) - current.loss)
+    return new.accuracy < current.accuracy - 0.05 or new.loss > current.loss + max(0.05, 0.1 * known)
 
 
-def test_honest_heads_follow_each_other(heads) -> None:
-    model, task, made = heads
-    for own in task.devices:
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("rows", [20, enough_rows(0.05)])
+def test_no_broken_head_that_does_harm_replaces_one_whatever_the_seed(fleet, rounds, rows, thorough) -> None:
+    """A device holds 20 samples and judges on them, or holds any number and judges on as many as it does.
+
+    Its present head is one that it adopted.  On 20 samples a device that would know better with more of
+    them can be wrong; that is rare, and `tools/bench/adoption.py` counts it.
+    """
+    tried, classes, head = 0, fleet.model.classes, fleet.heads[rounds]
+    adopted = 0
+    for number, own in enumerate(fleet.devices):
+        for seed in range(40 if thorough else SEEDS):
+            source = np.random.default_rng([seed, rounds, number])
+            some = source.permutation(len(own))[:rows]
+            judged = Examples(x=own.x[some], y=own.y[some])
+            current = fleet.measured(head, judged)
+            if verdict(current, None, classes) is KEPT:
+                continue  # it would not be in use
+            for name, bad in broken(head, classes, source).items():
+                tried += 1
+                if verdict(fleet.measured(bad, judged), current, classes) is ADOPTED:
+                    adopted += 1
+                    held = judged if rows == 20 else own
+                    both = fleet.measured(bad, held), fleet.measured(head, held)
+                    assert not harms(*both, classes), (number, seed, name)
+    print(f"{tried} broken heads against the head of round {rounds}, {adopted} adopted, none of them harmful")
+    assert tried > 100
+    assert adopted <= tried / 100
+
+
+def test_honest_heads_follow_each_other(fleet) -> None:
+    """In their order, each device against the head that it adopted last, on all that it has."""
+    refused = judged = 0
+    for own in fleet.devices:
         current = None
-        for head in made:
-            model.set_weights(head)
-            new = measure(model, own)
-            assert verdict(new, current) is ADOPTED
-            current = new
+        for head in fleet.heads:
+            new = fleet.measured(head, own)
+            judged += 1
+            if verdict(new, current, fleet.model.classes) is ADOPTED:
+                current = new
+            else:
+                refused += 1
+    print(f"{refused} of {judged} honest heads refused")
+    assert refused <= 0.1 * judged
