@@ -34,7 +34,6 @@ from fedclient.config import (
     SECTIONS,
     BrokerSettings,
     GatewaySettings,
-    PrivacySettings,
     Section,
     TrainerSettings,
 )
@@ -171,9 +170,9 @@ class Fleet:
         gateway: GatewaySettings,
         *,
         federation: str = "fleet",
-        privacy: PrivacySettings = PrivacySettings(),  # noqa: B008 - frozen
+        **owner: Section,
     ) -> None:
-        """Set the gateway up; nothing runs yet.  `privacy`: what the devices' owners set."""
+        """Set the gateway up; nothing runs yet.  `owner`: sections of the devices' own settings."""
         self.root = root
         self._federation = federation
         self._broker = broker
@@ -181,7 +180,7 @@ class Fleet:
         link = BrokerSettings(allow_plaintext=True, retry_min_s=1.0, retry_max_s=5.0)
         self._device_settings = as_toml(
             broker=link, schedule=setup.EAGER, trainer=TrainerSettings(nice=0, idle=False)
-        ) + (as_toml(privacy=privacy) if privacy != PrivacySettings() else "")
+        ) + as_toml(**owner)
         self.policy = ", ".join(as_toml(schedule=setup.EAGER).splitlines()[1:])  # of all devices, to be shown
         root.mkdir(parents=True, exist_ok=True)
         state = root / "gateway"
@@ -333,4 +332,4 @@ def as_toml(**sections: Section) -> str:
         for key, value in asdict(section).items():
             if value != usual[key]:
                 lines.append(f"{key} = {json.dumps(False if value is None else value, default=str)}")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)

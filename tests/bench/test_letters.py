@@ -25,7 +25,7 @@ def test_drawers_federate_with_the_codec_and_without(part) -> None:
     (fold,) = found["folds"]
     assert fold["devices"] == 16
     assert 0.5 < fold["accuracy"] < fold["fp32_fedavg_accuracy"] <= 1
-    assert fold["centralised_accuracy"] == 0.8942
+    assert 0.85 < fold["centralised_accuracy"] < 0.95
     assert found["bytes_up_total"] == pytest.approx(32 * found["bytes_up_per_device_and_round"], abs=2)
     assert 50 * found["bytes_up_total"] < found["fp32_bytes_up_total"]
 

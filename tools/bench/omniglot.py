@@ -6,7 +6,8 @@ classes, attached and proved by `attach.py` as `fedclient model attach-head` doe
 the folds split drawers.  As in `wisdm.py`, everything but the network is the real thing.
 
 The default privacy floor would keep every drawer out (32 samples, 8 of each class): here its owner lowers it
-to `OWNER`, which lets the row of a letter tell nearly all about the one image of it.
+to `OWNER`, which lets the row of a letter tell nearly all about the one image of it, and keeps none of the 26
+images from training to judge heads on (`ADOPTION`).
 
 Beside it, on the same folds: plain FedAvg in fp32 without codec, and logistic regression on all
 training drawers' features in one place.
@@ -35,7 +36,7 @@ from people import FOLDS, SHARED
 from rig import start_broker
 
 from fedclient import runtime
-from fedclient.config import GatewaySettings, PrivacySettings
+from fedclient.config import AdoptionSettings, GatewaySettings, PrivacySettings
 from fedclient.model.attach import NewHead
 from fedclient.model.attach_check import attach_proved
 from fedclient.model.head import HeadOptions, Optimizer
@@ -49,6 +50,7 @@ PLAN = Plan(
     epochs=5, learning_rate=0.01, momentum=0.9, l2=0.03
 )  # else as it comes: batches of 16, int8 at 1 %
 OWNER = PrivacySettings(min_samples=LETTERS, min_per_class=1)
+ADOPTION = AdoptionSettings(holdout=0.0)
 HEAD = NewHead(classes=LETTERS, options=HeadOptions(optimizer=Optimizer.MOMENTUM))
 L2, STEPS = 0.01, 300  # of the logistic regression
 _FP32 = 4
@@ -142,6 +144,7 @@ def measure(
         "privacy_floor": {
             "min_samples": OWNER.min_samples,
             "min_per_class": OWNER.min_per_class,
+            "adoption_holdout": ADOPTION.holdout,
             "note": "lowered by the owner's setting: a drawer has one image per letter",
         },
         "encoded_bytes_per_device_and_round": round(statistics.mean(bodies), 1),
@@ -209,7 +212,7 @@ def with_processes(file: bytes, drawings: Drawings, rounds: int, broker_kind: st
             address = Broker(host="127.0.0.1", port=broker.port)
             size = len(taking_part)
             settings = GatewaySettings(cohort=size, min_devices=size, holdout=holdout)
-            with Fleet(Path(path) / "fleet", address, settings, privacy=OWNER) as fleet:
+            with Fleet(Path(path) / "fleet", address, settings, privacy=OWNER, adoption=ADOPTION) as fleet:
                 fleet.publish(file, PLAN)
                 for drawer in taking_part:
                     mine = drawings.of([drawer])
