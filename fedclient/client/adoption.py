@@ -20,7 +20,7 @@ from fedclient.device.blobs import Blobs
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.journal import Journal
 from fedclient.device.judgement import Judgements, Told
-from fedclient.device.personal import PersonalKey, PersonalLayer, overlay
+from fedclient.device.personal import PersonalLayer
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import TunedHead
 from fedclient.errors import ModelError, StorageDamaged
@@ -138,10 +138,7 @@ class Adoption:
         if not math.isfinite(sum(_floats(head))):  # no sum of so few float32 overflows
             raise ModelError("the head holds NaN or infinity")
         epoch = self._work.conditions.samples_epoch()
-        layer = None
-        if epoch is not None:
-            layer = PersonalLayer(self._database).load(PersonalKey.of(manifest, epoch))
-        return head if layer is None else overlay(head, manifest.tensors, layer)
+        return head if epoch is None else PersonalLayer(self._database).over(head, manifest, epoch)
 
 
 def _floats(data: bytes) -> array[float]:

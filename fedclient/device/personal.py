@@ -62,6 +62,11 @@ class PersonalLayer:
         )
         return None
 
+    def over(self, head: bytes, manifest: Manifest, samples_epoch: int) -> bytes:
+        """Return the flat float32 `head` of `manifest` as this device has it: with its own layer, if any."""
+        layer = self.load(PersonalKey.of(manifest, samples_epoch))
+        return head if layer is None else overlay(head, manifest.tensors, layer)
+
     def save(self, key: PersonalKey, data: bytes) -> None:
         """Keep the layer of a trained head; for a head without one there is nothing to keep."""
         if not key.shape:

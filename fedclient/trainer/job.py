@@ -17,7 +17,7 @@ from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
 from fedclient.trainer import checkpoints, judge, personal
 from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
-from fedclient.trainer.loading import features, load
+from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.pack import pack
 from fedclient.trainer.spent import Spent
 from fedclient.trainer.statistics import collect
@@ -29,10 +29,6 @@ from fedclient.values import Manifest
 log = logging.getLogger(__name__)
 
 _MIN_EXAMPLES_FOR_ACCURACY = 100  # PROTOCOL 8: with fewer, two digits say too much about one sample
-
-
-class Asked(Exception):
-    """Somebody wants this trainer to stop before it has anything to checkpoint."""
 
 
 class JobRun:
@@ -53,7 +49,7 @@ class JobRun:
             return TrainerExit.STOPPED
         try:
             return self._carry_out(job)
-        except (Superseded, Asked):
+        except (Superseded, AskedToStop):
             return TrainerExit.STOPPED
 
     def _carry_out(self, job: Job) -> TrainerExit:
@@ -139,7 +135,7 @@ class JobRun:
             model,
             manifest.model.hash,
             at_once=self._arguments.feature_batch,
-            before_each=self._check_wanted,
+            should_stop=self._should_stop,
         )
         try:
             return prepare(store.read(job.sample_ids or ()), model, manifest.labels, rows)
@@ -169,8 +165,3 @@ class JobRun:
         if not self._arguments.share_accuracy or len(on.examples) < _MIN_EXAMPLES_FOR_ACCURACY:
             return None
         return min(99, int(100 * base_accuracy))
-
-    def _check_wanted(self) -> None:
-        """Raise Asked when this trainer shall stop: a backbone may take minutes for all samples."""
-        if self._should_stop():
-            raise Asked

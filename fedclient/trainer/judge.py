@@ -19,20 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient import runtime
-from fedclient.device import personal
-from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
-from fedclient.device.jobs import Job, TrainerExit
+from fedclient.device.jobs import Job, JobArguments, TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.device.judgement import JudgeArguments, Judgements, Told
-from fedclient.device.personal import PersonalKey, PersonalLayer
+from fedclient.device.personal import PersonalLayer
 from fedclient.device.slots import Slot, Slots, model_file
 from fedclient.errors import DataError, FedClientError, ModelError, NoModelYet, StorageDamaged, StorageError
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
 from fedclient.storage import Database
-from fedclient.trainer.loading import features
+from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.workplace import Workplace
 from fedclient.training.dataset import Prepared, prepare
 from fedclient.training.loop import Examples
@@ -44,10 +42,6 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 1000  # the newest: more tell little more, and a backbone takes its time for each
 
 
-class Asked(Exception):
-    """Somebody wants this to stop before there is a verdict."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
     """How the owner wants heads judged."""
@@ -57,19 +51,23 @@ class Terms:
     feature_batch: int | None = None
     threads: int = 1
 
+    @classmethod
+    def of(cls, arguments: JobArguments | JudgeArguments, threads: int) -> Terms:
+        return cls(
+            margin=arguments.margin,
+            min_judged=arguments.min_judged,
+            feature_batch=arguments.feature_batch,
+            threads=threads,
+        )
+
 
 def run(arguments: JudgeArguments, should_stop: Callable[[], bool]) -> TrainerExit:
     """Judge one head and end.  Raises FedClientError for what `__main__` turns into an exit code."""
     folder = DeviceFolder(Path(arguments.state))
-    terms = Terms(
-        margin=arguments.margin,
-        min_judged=arguments.min_judged,
-        feature_batch=arguments.feature_batch,
-        threads=arguments.threads,
-    )
+    terms = Terms.of(arguments, arguments.threads)
     try:
         Court(folder, open_database(folder), terms, should_stop).judge(HeadVersion(*arguments.head))
-    except Asked:
+    except AskedToStop:
         return TrainerExit.STOPPED
     return TrainerExit.DONE
 
@@ -94,16 +92,10 @@ def first(place: Workplace, job: Job, should_stop: Callable[[], bool]) -> bool:
 
     The job goes on without a verdict: the agent sees that there is none.
     """
-    arguments = place.arguments
-    terms = Terms(
-        margin=arguments.margin,
-        min_judged=arguments.min_judged,
-        feature_batch=arguments.feature_batch,
-        threads=job.threads,
-    )
+    terms = Terms.of(place.arguments, job.threads)
     try:
         Court(place.folder, place.database, terms, should_stop).judge(job.head_version)
-    except Asked:
+    except AskedToStop:
         return False
     except FedClientError as error:
         log.error("head %s is not judged: %s", job.head_version, error)
@@ -157,15 +149,10 @@ class Court:
 
     # --- the head that arrived --------------------------------------------------------------------------
     def _case(self, manifest: Manifest) -> Case:
-        blobs = Blobs(self._folder.blobs)
-        model = runtime.load(blobs.read(manifest.model), threads=self._terms.threads)
-        if model.tensors != manifest.tensors:
-            raise ModelError("the model has other tensors than its manifest says")
-        head = blobs.read(manifest.head)
-        layer = PersonalLayer(self._database).load(PersonalKey.of(manifest, self._store.epoch))
-        head = head if layer is None else personal.overlay(head, manifest.tensors, layer)
-        found = self._rows(model, manifest)
-        return Case(model=model, head=_flat(head), rows=found[0], held_out=found[1])
+        model, base = load(self._folder, manifest, self._terms.threads)
+        head = PersonalLayer(self._database).over(base.astype("<f4").tobytes(), manifest, self._store.epoch)
+        rows, held_out = self._rows(model, manifest)
+        return Case(model=model, head=_flat(head), rows=rows, held_out=held_out)
 
     def _rows(self, model: TrainableModel, manifest: Manifest) -> tuple[Prepared, int]:
         """Return what to judge on, and how many of these rows are hold-out."""
@@ -189,17 +176,13 @@ class Court:
             self._folder,
             *reader,
             at_once=self._terms.feature_batch,
-            before_each=self._check_wanted,
+            should_stop=self._should_stop,
         )
         try:
             return prepare(self._store.read(ids), reader[0], labels, rows)
         except DataError:
             nothing = Examples(x=np.empty((0, *reader[0].x_shape), np.float32), y=np.empty(0, np.int32))
             return Prepared(examples=nothing, ids=(), skipped=len(ids), distinct=0)
-
-    def _check_wanted(self) -> None:
-        if self._should_stop():
-            raise Asked
 
     # --- the head in use --------------------------------------------------------------------------------
     def _used(self, manifest: Manifest, case: Case) -> tuple[Slot | None, Measured | None, tuple[int, ...]]:

@@ -21,6 +21,10 @@ from fedclient.training.dataset import Features
 from fedclient.values import Manifest
 
 
+class AskedToStop(Exception):
+    """Somebody wants this trainer to stop, before it has anything to checkpoint."""
+
+
 def load(
     folder: DeviceFolder, manifest: Manifest, threads: int = 1
 ) -> tuple[TrainableModel, NDArray[np.float32]]:
@@ -43,13 +47,19 @@ def features(
     model_hash: bytes,
     *,
     at_once: int | None = None,
-    before_each: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool],
 ) -> Features:
     """Return what turns this device's samples into rows of the head's input, through its feature cache.
 
-    It is for the samples that are there now: once some are purged it keeps nothing any more.
+    It is for the samples that are there now: once some are purged it keeps nothing any more.  It raises
+    AskedToStop when `should_stop` says so: a backbone may take minutes for all samples.
     """
+
+    def check_wanted() -> None:
+        if should_stop():
+            raise AskedToStop
+
     store = SampleStore(folder.samples)
     epoch = store.epoch
     cache = FeatureCache(features_path(folder.samples), is_current=lambda: store.epoch == epoch)
-    return Features(model, model_hash, cache, at_once=at_once, before_each=before_each)
+    return Features(model, model_hash, cache, at_once=at_once, before_each=check_wanted)

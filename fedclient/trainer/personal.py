@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from fedclient.device import personal
 from fedclient.device.jobs import Job
 from fedclient.device.judgement import Judgements
-from fedclient.device.personal import PersonalKey, PersonalLayer
+from fedclient.device.personal import PersonalLayer
 from fedclient.device.slots import Slots, model_file
 from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import FedClientError
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
-from fedclient.trainer.loading import features
+from fedclient.trainer.loading import AskedToStop, features
 from fedclient.trainer.workplace import Workplace
 from fedclient.training.dataset import prepare
 from fedclient.training.loop import Examples, HeadTraining
@@ -45,20 +45,13 @@ def put_over(
     place: Workplace, job: Job, manifest: Manifest, base: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the weights that a job on `base` begins with: this device's personal layer in its place."""
-    layer = PersonalLayer(place.database).load(PersonalKey.of(manifest, job.epoch or 0))
-    if layer is None:
-        return base
-    mixed = personal.overlay(base.astype("<f4").tobytes(), manifest.tensors, layer)
+    mixed = PersonalLayer(place.database).over(base.astype("<f4").tobytes(), manifest, job.epoch or 0)
     return np.frombuffer(mixed, "<f4").astype(np.float32)
 
 
 def taken_from(model: TrainableModel) -> bytes:
     """Return the personal layer as `model` holds it now: b"" where it has none."""
     return personal.extract(model.get_weights().astype("<f4").tobytes(), model.tensors)
-
-
-class _Asked(Exception):
-    """Somebody wants this trainer to stop, before it has begun to tune."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +81,7 @@ class Tuning:
             training = HeadTraining(model=self.model, examples=self.examples, plan=plan, seed=seed)
             done = training.run(should_stop, lambda _: None) and self._wait_for_agent(should_stop)
             return done and self._keep_if_not_worse(held)
-        except _Asked:
+        except AskedToStop:
             return False
         except FedClientError as error:
             log.warning("no copy tuned: %s", error)
@@ -96,11 +89,6 @@ class Tuning:
 
     def _held_out(self, should_stop: Callable[[], bool]) -> Examples | None:
         """Return what to judge the copy on, or None when that is too little to tell."""
-
-        def check_wanted() -> None:
-            if should_stop():
-                raise _Asked
-
         arguments, labels = self.place.arguments, self.manifest.labels
         store = SampleStore(self.place.folder.samples)
         ids = store.usable(self.manifest.plan.max_examples, labels, holdout=True)
@@ -110,7 +98,7 @@ class Tuning:
                 self.model,
                 self.manifest.model.hash,
                 at_once=arguments.feature_batch,
-                before_each=check_wanted,
+                should_stop=should_stop,
             )
             held = prepare(store.read(ids), self.model, labels, rows).examples
             if len(held) >= arguments.min_judged:

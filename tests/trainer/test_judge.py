@@ -25,7 +25,8 @@ from fedclient.trainer import judge as module
 from fedclient.trainer.judge import Court, Terms
 from fedclient.training.loop import Examples, HeadTraining
 from fedclient.values import HeadVersion, Verdict
-from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, samples
+from tests.runtime.models import Foreign, build
+from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, bench, samples
 
 V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
 ADOPTED, KEPT, UNJUDGED = Verdict.ADOPTED, Verdict.KEPT_PREVIOUS, Verdict.UNJUDGED
@@ -106,6 +107,14 @@ def test_with_too_few_samples_that_fit_there_is_no_telling(device) -> None:
     device.publish(V1)
     assert court(device).judge(V1) is UNJUDGED
     assert report(device)["why"].startswith("19 labelled samples fit the model, 20 are needed")
+
+
+def test_what_no_app_can_load_is_not_adopted_where_there_is_no_telling_either(device) -> None:
+    device.store.purge()
+    device.store.append_many([[1.0] * (FEATURES + 1)] * 30, [1] * 30)  # labelled, and of another shape
+    device.publish(V2, head=np.full((FEATURES + 1) * CLASSES, np.nan, "<f4").tobytes())
+    assert court(device).judge(V2) is KEPT
+    assert "not finite" in report(device)["why"]
 
 
 def test_no_sample_fits_or_none_is_there(device) -> None:
@@ -195,15 +204,16 @@ def start(device: Bench, **changed: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE)
 
 
-def test_a_judge_that_is_asked_to_stop_says_nothing(device, monkeypatch) -> None:
-    class Backbone:
-        def __init__(self, *_: object, before_each, **__: object) -> None:
-            before_each()
-
+def test_a_judge_that_is_asked_to_stop_says_nothing(tmp_path) -> None:
+    device = bench(tmp_path / "pictures", count=0, model=build(Foreign(features="dynamic")))
     device.publish(V2)
-    monkeypatch.setattr(module, "features", Backbone)
+    model = runtime.load(device.model)
+    device.store.append(np.zeros(model.sample_shape, model.sample_dtype), 0)
     assert module.run(arguments(device), lambda: True) is TrainerExit.STOPPED
     assert Judgements(device.database).load() is None
+    assert module.run(arguments(device), lambda: False) is TrainerExit.DONE
+    assert Judgements(device.database).load() is not None
+    device.close()
 
 
 def test_a_judge_that_is_killed_at_any_point_leaves_a_whole_verdict_or_none(device, thorough) -> None:

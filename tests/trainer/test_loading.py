@@ -9,7 +9,7 @@ import pytest
 
 from fedclient.errors import ModelError, StorageDamaged
 from fedclient.samples.store import features_path
-from fedclient.trainer.loading import features, load
+from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.values import HeadVersion
 from tests.runtime.models import Foreign, build
 from tests.trainer.setup import CLASSES, FEATURES, bench
@@ -41,9 +41,14 @@ def test_a_backbones_features_are_kept_beside_the_samples(tmp_path) -> None:
     shape, dtype = model.sample_shape, model.sample_dtype
     device.store.append_many([np.full(shape, row, dtype) for row in range(4)], [0, 1, 2, 0])
     found = list(device.store.read((1, 2, 3, 4)))
-    rows = features(device.folder, model, manifest.model.hash)(found)
+    rows = features(device.folder, model, manifest.model.hash, should_stop=lambda: False)(found)
     assert features_path(device.folder.samples).exists()
     model.extract = None  # from now on only the cache can know
-    again = features(device.folder, model, manifest.model.hash)(found)
+    again = features(device.folder, model, manifest.model.hash, should_stop=lambda: True)(found)
     assert again.tobytes() == rows.tobytes()
+    device.store.append(np.full(shape, 5, dtype), 0)
+    with pytest.raises(AskedToStop):  # before the backbone runs, which may take long
+        features(device.folder, model, manifest.model.hash, should_stop=lambda: True)(
+            list(device.store.read((5,)))
+        )
     device.close()
