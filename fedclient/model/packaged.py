@@ -144,6 +144,9 @@ def checked_labels(labels: list[str], where: str) -> tuple[str, ...]:
 
     Raises DataError.
     """
+    if len(labels) > limits.MAX_LABELS:
+        raise DataError(f"{where}: more than {limits.MAX_LABELS} labels")
+    known: set[str] = set()
     for label in labels:
         if (
             not label
@@ -151,11 +154,9 @@ def checked_labels(labels: list[str], where: str) -> tuple[str, ...]:
             or not label.isprintable()
         ):
             raise DataError(f"{where}: a label is 1 to {limits.MAX_LABEL_BYTES} bytes, not {label[:80]!r}")
-    if len(set(labels)) != len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise DataError(f"{where}: two classes are called {twice!r}")
-    if len(labels) > limits.MAX_LABELS:
-        raise DataError(f"{where}: more than {limits.MAX_LABELS} labels")
+        if label in known:
+            raise DataError(f"{where}: two classes are called {label!r}")
+        known.add(label)
     return tuple(labels)
 
 

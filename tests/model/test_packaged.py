@@ -129,6 +129,12 @@ def test_the_lines_of_a_file_are_labels():
         label_lines("\n".join(map(str, range(limits.MAX_LABELS + 1))).encode(), "f")
 
 
+def test_a_million_labels_are_refused_by_their_number_before_any_is_looked_at():
+    names = [f"{number:x}" for number in range(limits.MAX_LABELS)]
+    with pytest.raises(DataError, match="more than"):  # to find the two took time by the square of them
+        label_lines("\n".join([*names, "same", "same"]).encode(), "f")
+
+
 def test_no_damage_gets_out_as_another_error():
     data = described((127.5,), (127.5,), (-1, 1), "labels.txt")
     model = with_metadata(data, {"labels.txt": LABELS}, compression=zipfile.ZIP_DEFLATED)
