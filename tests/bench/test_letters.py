@@ -20,13 +20,13 @@ def part(shared: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_drawers_federate_with_the_codec_and_without(part) -> None:
-    found = part("omniglot").measure(folds=1, rounds=2)
+    found = part("omniglot").measure(folds=1, rounds=1)
     assert found["privacy_floor"]["min_per_class"] == 1
     (fold,) = found["folds"]
     assert fold["devices"] == 16
-    assert 0.5 < fold["accuracy"] < fold["fp32_fedavg_accuracy"] <= 1
+    assert 0.3 < fold["accuracy"] < fold["fp32_fedavg_accuracy"] <= 1
     assert 0.85 < fold["centralised_accuracy"] < 0.95
-    assert found["bytes_up_total"] == pytest.approx(32 * found["bytes_up_per_device_and_round"], abs=2)
+    assert found["bytes_up_total"] == pytest.approx(16 * found["bytes_up_per_device_and_round"], abs=2)
     assert 50 * found["bytes_up_total"] < found["fp32_bytes_up_total"]
 
 

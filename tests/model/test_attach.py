@@ -142,3 +142,13 @@ def test_a_real_backbone_grows_by_little(shared):
     assert len(made.data) < 1.01 * (len(parent) + 4 * 26 * 1281)
     trained = attach(parent, NewHead(classes=26, hidden=128))  # its first weights are in the file
     assert len(trained.data) < 1.01 * (len(parent) + 4 * (1281 * 128 + 129 * 26))
+
+
+def test_the_head_starts_with_the_weights_it_is_given():
+    kernel = np.arange(3 * FEATURES, dtype=np.float32).reshape(3, FEATURES)
+    model = load(attach(backbones.classifier(), NewHead(classes=3, given={"output/kernel": kernel})).data)
+    np.testing.assert_array_equal(model.get_weights(), np.concatenate([np.zeros(3), kernel.ravel()]))
+    features = model.extract(PICTURES)
+    np.testing.assert_allclose(model.infer(features), features @ kernel.T, rtol=1e-5)
+    with pytest.raises(UsageError, match="'output/kernel'"):
+        attach(backbones.classifier(), NewHead(classes=3, given={"output/kernel": kernel.T}))
