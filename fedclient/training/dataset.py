@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedclient.errors import DataError
 from fedclient.runtime import TrainableModel
+from fedclient.runtime.tensors import bounded
 from fedclient.samples.features import FeatureCache
 from fedclient.samples.store import Sample
 from fedclient.training.loop import Examples
@@ -108,7 +109,7 @@ class Features:
             # each by itself: samples of other shapes and types fit as well, if their count does
             rows = [_values(sample).astype(np.float32) for sample in batch]
             return np.stack([row.reshape(self._model.x_shape) for row in rows])
-        known = {} if self._cache is None else self._cache.get(self._hash, [one.id for one in batch])
+        known = {} if self._cache is None else self._known([one.id for one in batch])
         missing = [sample for sample in batch if sample.id not in known]
         for start in range(0, len(missing), self._at_once):
             self._before_each()
@@ -118,6 +119,12 @@ class Features:
             known |= new
         found: NDArray[np.float32] = np.stack([known[sample.id] for sample in batch])
         return found.reshape(len(batch), *self._model.x_shape)
+
+    def _known(self, ids: list[int]) -> dict[int, NDArray[np.float32]]:
+        """Return what is cached and can be of this model: whoever records samples may write there, too."""
+        assert self._cache is not None  # noqa: S101 - asked by who has one
+        found = self._cache.get(self._hash, ids)
+        return {one: row for one, row in found.items() if row.size == self._model.features and bounded(row)}
 
     def _extracted(self, samples: list[Sample]) -> dict[int, NDArray[np.float32]]:
         started = time.monotonic()

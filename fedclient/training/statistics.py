@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedclient.errors import ModelError
 from fedclient.values import MEAN, MEAN_SQUARE, TensorSpec
 
 _ROWS = 256  # at once, in float64: a sum of many float32 squares loses its last digits
@@ -21,14 +22,19 @@ def with_statistics(
     """Return a copy of the flat `weights` [P] whose statistics are those of the rows `x`, all else as it was.
 
     Standardising by them needs no look at more than one device's sums: those of several devices,
-    weighted by their rows, are those of all rows together.
+    weighted by their rows, are those of all rows together.  Raises ModelError where they do not fit.
     """
     found = weights.copy()
     of = statistics(x)
     at = 0
     for tensor in tensors:
         if tensor.is_statistic:
-            found[at : at + tensor.size] = of[tensor.name]
+            values = of[tensor.name]
+            if tensor.size != values.size:
+                raise ModelError(
+                    f"{tensor.name} has {tensor.size} elements, there are {values.size} features"
+                )
+            found[at : at + tensor.size] = values
         at += tensor.size
     return found
 

@@ -162,6 +162,18 @@ def test_what_is_done_is_on_the_disk_before_the_next_few_are_begun(store) -> Non
     assert durable == [0, 32, 64, 96]
 
 
+@pytest.mark.parametrize("row", [np.ones(5), np.ones(0), np.full(3, np.nan), np.full(3, np.inf)])
+def test_what_others_wrote_into_the_cache_is_computed_again(store, row) -> None:
+    path = store.path.with_name("features.db")
+    store.append_many([np.full((2, 3), n, np.uint8) for n in range(4)], [0] * 4)
+    honest = prepare(store.read(range(1, 5)), backbone([]), LABELS, Features(backbone([]), b"m"))
+    for ids in ((2,), (1, 2, 3, 4)):
+        FeatureCache(path).put(b"m", dict.fromkeys(ids, row.astype(np.float32)))
+        features = Features(backbone([]), b"m", FeatureCache(path))
+        found = prepare(store.read(range(1, 5)), backbone([]), LABELS, features)
+        assert np.array_equal(found.examples.x, honest.examples.x)
+
+
 def test_without_a_cache_nothing_is_kept(store) -> None:
     calls: list[int] = []
     store.append_many([np.full((2, 3), n, np.uint8) for n in range(5)], [0] * 5)

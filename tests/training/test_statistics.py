@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fedclient import runtime
+from fedclient.errors import ModelError
 from fedclient.model.head import HeadOptions, write_head
 from fedclient.training.statistics import has_statistics, statistics, with_statistics
-from fedclient.values import MEAN, MEAN_SQUARE
+from fedclient.values import MEAN, MEAN_SQUARE, TensorSpec
 
 
 def test_they_are_those_of_all_rows_exactly_rounded() -> None:
@@ -51,3 +53,11 @@ def test_a_head_without_them_has_none() -> None:
     assert has_statistics(runtime.load(write_head(5, 3, options=HeadOptions(normalize=True))).tensors)
     weights = plain.get_weights()
     assert with_statistics(weights, plain.tensors, np.ones((2, 5), np.float32)).tolist() == weights.tolist()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 5)])
+def test_tensors_that_are_no_statistics_of_these_features_are_refused(shape) -> None:
+    tensors = tuple(TensorSpec(name=name, shape=shape) for name in (MEAN, MEAN_SQUARE))
+    weights = np.zeros(2 * tensors[0].size, np.float32)
+    with pytest.raises(ModelError, match=f"mean has {tensors[0].size} elements, there are 5"):
+        with_statistics(weights, tensors, np.ones((2, 5), np.float32))
