@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -107,11 +106,7 @@ def _trial() -> dict[str, Any]:
         model = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}") from None
-    said = child.run("fedclient.model.trial", "train_json", model, timeout_s=TRIAL_S)
-    try:
-        found: dict[str, Any] = json.loads(said)
-    except ValueError:
-        raise ModelError("the TFLite runtime damaged the process it ran in") from None
+    found: dict[str, Any] = child.ask("fedclient.model.trial", "train_json", model, timeout_s=TRIAL_S)
     if "reason" in found:
         raise ModelError(found["reason"])
     return found

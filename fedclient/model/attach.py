@@ -26,7 +26,7 @@ from fedclient.model.layers import head_of
 from fedclient.model.origin import Input, Origin, Parent
 from fedclient.model.packaged import Packaged, read_packaged
 from fedclient.model.schema import Op, TensorType
-from fedclient.model.tap import Tap, choose_tap, one_input, operators_for, signature
+from fedclient.model.tap import Tap, choose_tap, one_input, operators_for
 from fedclient.model.writer import ModelWriter
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
 def _set_batch(copied: Copied, source: SourceTensor, tap: SourceTensor, *, free: bool) -> None:
     """Say how many samples the input takes; the tap says it too, as it may be an output."""
     for tensor in (source, tap):
-        shape = (-1 if free else source.shape[0], *signature(tensor)[1:])
+        shape = (-1 if free else source.shape[0], *tensor.sizes[1:])
         number = copied.tensor(tensor.index)
         copied.tensors[number] = {**copied.tensors[number], schema.Tensor.SHAPE_SIGNATURE: shape}
 

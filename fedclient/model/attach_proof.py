@@ -30,7 +30,6 @@ import numpy as np
 
 from fedclient.errors import DataError, FedClientError, ModelError
 from fedclient.model import proof, schema
-from fedclient.model.layers import MEAN_SQUARE
 from fedclient.model.origin import Origin, read_origin
 from fedclient.model.reader import Table
 from fedclient.model.synthetic import noise, pictures
@@ -38,6 +37,7 @@ from fedclient.runtime import load
 from fedclient.runtime.batches import fixed_batch, in_chunks
 from fedclient.runtime.inner import read_output
 from fedclient.runtime.interpreter import Signature, open_signatures
+from fedclient.values import MEAN_SQUARE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

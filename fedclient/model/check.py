@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from fedclient import limits
@@ -21,10 +20,8 @@ def check(model: bytes, *, timeout_s: float = TIMEOUT_S) -> Report:
     if len(model) > limits.MAX_MODEL_BYTES:
         return Report(ok=False, reason=f"the model has more than {limits.MAX_MODEL_BYTES} bytes")
     try:
-        told = json.loads(child.run("fedclient.model.proof", "prove_json", model, timeout_s=timeout_s))
+        told = child.ask("fedclient.model.proof", "prove_json", model, timeout_s=timeout_s)
     except ModelError as error:
         return Report(ok=False, reason=str(error))
-    except ValueError:
-        return Report(ok=False, reason="the TFLite runtime damaged the process it ran in")
     tensors = tuple(TensorSpec(name=spec["name"], shape=tuple(spec["shape"])) for spec in told["tensors"])
     return Report(**told | {"signatures": tuple(told["signatures"]), "tensors": tensors})

@@ -17,6 +17,7 @@ from fedclient.model.head import METADATA_VERSION
 from fedclient.model.options import HeadOptions, Optimizer
 from fedclient.model.reference import Reference, hidden_sums
 from fedclient.runtime.tensors import flatten, unflatten
+from fedclient.values import MEAN, MEAN_SQUARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,9 +77,9 @@ class _Comparison:
     def _start(self) -> NDArray[np.float32]:
         """Draw weights; where the input is normalised, by a variance near 1."""
         start = self._grid(self._model.get_weights().shape, 64)
-        if "normalize/mean_square" in self._reference.weights:
+        if MEAN_SQUARE in self._reference.weights:
             tensors = unflatten(start, self._model.tensors)
-            tensors["normalize/mean_square"] += 1
+            tensors[MEAN_SQUARE] += 1
             start = flatten(tensors, self._model.tensors)
         return start
 
@@ -171,7 +172,7 @@ def _check_tensors(model: TrainableModel, hidden: int | None, options: HeadOptio
     if options.personal:
         want |= {"personal/bias": (model.classes,), "personal/kernel": (model.classes, inner)}
     if options.normalize:
-        want |= {"normalize/mean": (model.features,), "normalize/mean_square": (model.features,)}
+        want |= dict.fromkeys((MEAN, MEAN_SQUARE), (model.features,))
     if {tensor.name: tensor.shape for tensor in model.tensors} != want:
         raise ModelError("the head's tensors are not what the metadata 'fedclient' in the file says")
 

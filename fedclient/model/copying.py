@@ -6,14 +6,13 @@ that are called keep their numbers, because the operators that call them are cop
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedclient.model import runnable, schema
 from fedclient.model.layout import Field, Scalar, Table, Vector
 from fedclient.model.source import SourceGraph, SourceOperator, SourceTensor
-from fedclient.model.writer import ModelWriter
+from fedclient.model.writer import ModelWriter, Quantization
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +81,8 @@ def _tensor(tensor: SourceTensor, buffers: tuple[bytes, ...], writer: ModelWrite
     if tensor.shape_signature != tensor.shape:
         table[schema.Tensor.SHAPE_SIGNATURE] = tensor.shape_signature
     if tensor.scale:
-        table[schema.Tensor.QUANTIZATION] = {
-            schema.Quantization.SCALE: Vector(4, struct.pack(f"<{len(tensor.scale)}f", *tensor.scale)),
-            schema.Quantization.ZERO_POINT: Vector(
-                8, struct.pack(f"<{len(tensor.zero_point)}q", *tensor.zero_point)
-            ),
-            schema.Quantization.DIMENSION: Scalar("Int32", tensor.dimension),
-        }
+        how = Quantization(scale=tensor.scale, zero_point=tensor.zero_point, dimension=tensor.dimension)
+        table[schema.Tensor.QUANTIZATION] = how.table()
     return table
 
 

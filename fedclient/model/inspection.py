@@ -12,13 +12,12 @@ from fedclient.model.document import Document
 from fedclient.model.head import METADATA_NAME
 from fedclient.model.origin import read_origin
 from fedclient.model.packaged import Preprocessing, read_packaged
-from fedclient.model.schema import TensorType
-from fedclient.model.tap import Tap, choose_tap, operators_for, signature
+from fedclient.model.tap import Tap, choose_tap, operators_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedclient.model.source import SourceGraph, SourceTensor
+    from fedclient.model.source import SourceGraph
 
 WEIGHTS: Final = "get_weights"
 HEAD_KEYS: Final = ("hidden", "optimizer", "normalize", "personal")
@@ -133,8 +132,8 @@ def _parts(graph: SourceGraph) -> tuple[Part, ...]:
     return tuple(
         Part(
             name=graph.tensors[index].name,
-            shape=signature(graph.tensors[index]),
-            dtype=_dtype(graph.tensors[index]),
+            shape=graph.tensors[index].sizes,
+            dtype=graph.tensors[index].dtype,
             index=index,
             made_by=makers.get(index, ""),
         )
@@ -152,8 +151,4 @@ def _head(told: bytes) -> dict[str, object]:
 
 def _port(document: Document, graph: int, index: int) -> Port:
     tensor = document.graphs[graph].tensors[index]
-    return Port(shape=signature(tensor), dtype=_dtype(tensor))
-
-
-def _dtype(tensor: SourceTensor) -> str:
-    return TensorType(tensor.kind).name.lower() if tensor.kind in set(TensorType) else str(tensor.kind)
+    return Port(shape=tensor.sizes, dtype=tensor.dtype)

@@ -21,9 +21,10 @@ from fedclient.model import keras_layers
 from fedclient.model.attach import Attached, NewHead
 from fedclient.model.attach_check import Proved, attach_proved
 from fedclient.model.document import Document
-from fedclient.model.head import HeadOptions
+from fedclient.model.options import VARIANCE_FLOOR, HeadOptions
 from fedclient.model.schema import Op
 from fedclient.runtime.interpreter import open_signatures
+from fedclient.values import MEAN, MEAN_SQUARE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,6 @@ CALIBRATION_ROWS: Final = 256  # samples that int8's ranges are measured on: mor
 COMPARED_ROWS: Final = 16
 _SHORT: Final = 160  # characters of what somebody else's error says
 _MISSING_OPS: Final = re.compile(r"(?:Flex|Custom) ops: *([\w, ]+)")
-_LEAST_VARIANCE: Final = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +169,14 @@ def _normalized(found: Split, wanted: Wanted) -> dict[str, NDArray[np.float32]]:
     x = _predicted(found.backbone, wanted.samples).astype(np.float64)
     mean = x.mean(axis=0).astype(np.float32)
     square = np.square(x).mean(axis=0)
-    constant = square - np.square(mean, dtype=np.float64) <= _LEAST_VARIANCE
+    constant = square - np.square(mean, dtype=np.float64) <= VARIANCE_FLOOR
     square = np.where(constant, np.square(mean) + 1.0, square).astype(np.float32)
     lowest = "hidden" if found.hidden else "output"
     kernel, bias = found.weights[f"{lowest}/kernel"], found.weights[f"{lowest}/bias"]
     return {
         **found.weights,
-        "normalize/mean": mean,
-        "normalize/mean_square": square,
+        MEAN: mean,
+        MEAN_SQUARE: square,
         f"{lowest}/kernel": kernel * np.sqrt(square - np.square(mean)),
         f"{lowest}/bias": bias + kernel @ mean,
     }

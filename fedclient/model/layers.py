@@ -24,6 +24,7 @@ import numpy as np
 from fedclient import limits
 from fedclient.errors import UsageError
 from fedclient.model.options import HeadOptions, Optimizer
+from fedclient.values import MEAN, MEAN_SQUARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_SEED: Final = 2**63 - 1
-MEAN, MEAN_SQUARE = "normalize/mean", "normalize/mean_square"
 SLOTS: Final[dict[Optimizer, tuple[str, ...]]] = {
     Optimizer.SGD: (),
     Optimizer.MOMENTUM: ("momentum",),

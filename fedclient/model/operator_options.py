@@ -32,7 +32,12 @@ REFERENCES: Final[dict[int, dict[int, Literal["i", "text", "vector"]]]] = {
     115: {0: "vector"},  # BucketizeOptions
 }
 # Fields that name a graph, by operator.
-CALLS: Final = {operators.CALL: (0,), Op.CALL_ONCE: (0,), Op.IF: (0, 1), Op.WHILE: (0, 1)}
+CALLS: Final[dict[int, tuple[int, ...]]] = {
+    Op.CALL: (0,),
+    Op.CALL_ONCE: (0,),
+    Op.IF: (0, 1),
+    Op.WHILE: (0, 1),
+}
 
 
 def read_options(kind: int, table: Table) -> tuple[Options, str]:

@@ -49,7 +49,6 @@ NAMES: Final = tuple(pair.split(":")[0] for pair in _VERSIONS.split()) + tuple(_
 # The custom operators that the Python runtimes carry; they need no delegate and no library of others.
 CUSTOM: Final = frozenset({"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"})
 FLEX: Final = "Flex"  # TensorFlow's own operators are custom ones whose names start so
-IF, WHILE, CALL, CALL_ONCE = (NAMES.index(name) for name in ("IF", "WHILE", "CALL", "CALL_ONCE"))
 
 
 def name(op: int) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedclient.model import ops, schema
-from fedclient.model.layers import MEAN, MEAN_SQUARE
 from fedclient.model.options import VARIANCE_FLOOR, Optimizer
 from fedclient.model.schema import Op, TensorType
 from fedclient.model.writer import Scalar
+from fedclient.values import MEAN, MEAN_SQUARE
 
 if TYPE_CHECKING:
     from fedclient.model.layers import Head

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fedclient.model import operators
 from fedclient.model.layout import Field, RawTable
-from fedclient.model.schema import Op
+from fedclient.model.schema import Op, TensorType
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,20 @@ class SourceTensor:
     is_variable: bool
     has_rank: bool
     flaw: str
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of its type; a number where we do not know it."""
+        known = self.kind in set(TensorType)
+        return TensorType(self.kind).name.lower() if known else f"type {self.kind}"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Return its shape, -1 where that is dynamic; a size above 1 that the file gives stays."""
+        if len(self.shape_signature) != len(self.shape):
+            return self.shape
+        pairs = list(zip(self.shape, self.shape_signature, strict=True))
+        return tuple(size if place and size > 1 else signed for place, (size, signed) in enumerate(pairs))
 
     def __str__(self) -> str:
         return f"tensor {self.name[:80]!r} ({self.index})"

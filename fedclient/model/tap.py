@@ -188,7 +188,7 @@ def _named(graph: SourceGraph, wanted: str) -> _Found:
 
 
 def _described(tensor: SourceTensor, found: _Found) -> Tap:
-    shape = signature(tensor)
+    shape = tensor.sizes
     pooled = len(shape) == 4 and found.is_map
     sizes = shape[3:] if pooled else shape[1:]
     if len(shape) < 2 or not all(size > 0 for size in sizes):
@@ -202,7 +202,7 @@ def _described(tensor: SourceTensor, found: _Found) -> Tap:
         name=tensor.name[:_NAME_CHARS],
         index=tensor.index,
         shape=shape,
-        dtype=_kind(tensor),
+        dtype=tensor.dtype,
         why=why,
         averaged=averaged,
         features=math.prod(sizes),
@@ -213,7 +213,7 @@ def _check_kind(tensor: SourceTensor) -> None:
     if tensor.kind in QUANTIZED and len(tensor.scale) == 1:
         return
     if tensor.kind != TensorType.FLOAT32:
-        kind = "quantised per channel" if tensor.kind in QUANTIZED and tensor.scale else _kind(tensor)
+        kind = "quantised per channel" if tensor.kind in QUANTIZED and tensor.scale else tensor.dtype
         raise ModelError(
             f"the tap {tensor.name!r} is {kind}: features are float32, or int8, uint8 or int16 with one "
             "scale; name another tensor with --tap"
@@ -221,8 +221,8 @@ def _check_kind(tensor: SourceTensor) -> None:
 
 
 def _check_input(tensor: SourceTensor) -> None:
-    shape = signature(tensor)
-    said = f"the model's input {tensor.name!r} is {_kind(tensor)} {list(shape)}"
+    shape = tensor.sizes
+    said = f"the model's input {tensor.name!r} is {tensor.dtype} {list(shape)}"
     if tensor.kind not in SAMPLES:
         raise ModelError(
             f"{said}: samples are float32, int8, uint8, int16 or int32; convert the model with such an input"
@@ -235,14 +235,6 @@ def _check_input(tensor: SourceTensor) -> None:
         raise ModelError(
             f"{said}: only the batch may be dynamic, as samples have one size; convert it with a fixed size"
         )
-
-
-def signature(tensor: SourceTensor) -> tuple[int, ...]:
-    """Return the tensor's shape, -1 where it is dynamic; a size above 1 that the file gives stays."""
-    if len(tensor.shape_signature) != len(tensor.shape):
-        return tuple(tensor.shape)
-    pairs = list(zip(tensor.shape, tensor.shape_signature, strict=True))
-    return tuple(size if place and size > 1 else signed for place, (size, signed) in enumerate(pairs))
 
 
 def _makers(graph: SourceGraph) -> dict[int, SourceOperator]:
@@ -266,8 +258,3 @@ def _activation(operator: SourceOperator) -> int:
 
 def _said(operator: SourceOperator) -> str:
     return f"{operator.name} (operator {operator.index})"
-
-
-def _kind(tensor: SourceTensor) -> str:
-    known = set(TensorType)
-    return TensorType(tensor.kind).name.lower() if tensor.kind in known else f"of type {tensor.kind}"

@@ -53,6 +53,15 @@ class Quantization:
     zero_point: tuple[int, ...]
     dimension: int = 0
 
+    def table(self) -> Table:
+        return {
+            schema.Quantization.SCALE: Vector(4, struct.pack(f"<{len(self.scale)}f", *self.scale)),
+            schema.Quantization.ZERO_POINT: Vector(
+                8, struct.pack(f"<{len(self.zero_point)}q", *self.zero_point)
+            ),
+            schema.Quantization.DIMENSION: Scalar("Int32", self.dimension),
+        }
+
 
 class Graph:
     """One subgraph; every method that adds a tensor returns its index."""
@@ -94,15 +103,7 @@ class Graph:
 
     def quantize(self, tensor: int, how: Quantization) -> int:
         """Say what the integers of a tensor stand for; return the tensor."""
-        count = len(how.scale)
-        parameters: Table = {
-            schema.Quantization.SCALE: Vector(4, struct.pack(f"<{count}f", *how.scale)),
-            schema.Quantization.ZERO_POINT: Vector(
-                8, struct.pack(f"<{len(how.zero_point)}q", *how.zero_point)
-            ),
-            schema.Quantization.DIMENSION: Scalar("Int32", how.dimension),
-        }
-        self._tensors[tensor] = {**self._tensors[tensor], schema.Tensor.QUANTIZATION: parameters}
+        self._tensors[tensor] = {**self._tensors[tensor], schema.Tensor.QUANTIZATION: how.table()}
         return tensor
 
     def kind(self, tensor: int) -> int:

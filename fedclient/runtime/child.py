@@ -6,12 +6,13 @@ maps.  The child has a bound on time and memory, and its standard error is not s
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from typing import Final
+from typing import Any, Final
 
 from fedclient.errors import ModelError
 
@@ -49,6 +50,14 @@ def run(module: str, function: str, data: bytes, *, timeout_s: float) -> bytes:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"the TFLite runtime failed on it: {last[:200]}")
     return done.stdout
+
+
+def ask(module: str, function: str, data: bytes, *, timeout_s: float) -> Any:
+    """Return what the JSON says that `run` brings back.  Raises ModelError as `run` does."""
+    try:
+        return json.loads(run(module, function, data, timeout_s=timeout_s))
+    except ValueError:  # something that it loaded has written over its memory, or its output
+        raise ModelError("the TFLite runtime damaged the process it ran in") from None
 
 
 def bound_memory() -> None:

@@ -76,7 +76,7 @@ def test_custom_operators_of_the_runtime_itself_are_taken(name):
         ({"op": len(operators.NEWEST)}, "operator STABLEHLO_LOGISTIC .* is newer than tflite-runtime 2.14"),
         ({"op": 9999}, "operator number 9999 .* is newer"),
         ({"op": -3}, "operator number -3 .* is newer"),
-        ({"op": operators.CALL}, "operator CALL .* 2.14 does not have it"),
+        ({"op": Op.CALL}, "operator CALL .* 2.14 does not have it"),
         ({"op": Op.CUSTOM, "custom": "edgetpu-custom-op"}, "was compiled for the Edge TPU, take the file"),
         ({"version": 0}, "operator MEAN .* has version 0"),
         ({"version": 4}, "operator MEAN .* has version 4"),

@@ -72,7 +72,6 @@ def test_numbers_are_those_of_the_generated_enums(generated):
     name = {
         "AVERAGE_POOL_2D": "Pool2D",
         "CONV_2D": "Conv2D",
-        "DEPTHWISE_CONV_2D": "DepthwiseConv2D",
         "MEAN": "Reducer",
         "SUM": "Reducer",
         "MAXIMUM": "MaximumMinimum",

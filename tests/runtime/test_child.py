@@ -36,6 +36,7 @@ def bound(_data: bytes) -> bytes:
 
 def test_bytes_go_in_and_out():
     assert child.run(HERE, "reverse", b"\0\xffabc", timeout_s=30) == b"cba\xff\0"
+    assert child.ask(HERE, "reverse", b"]2,1[", timeout_s=30) == [1, 2]
 
 
 def test_memory_is_bounded_there_and_not_here():
@@ -51,3 +52,8 @@ def test_whatever_happens_there_is_a_sentence_here(function, timeout_s, sentence
     with pytest.raises(ModelError, match=sentence) as caught:
         child.run(HERE, function, b"why it failed", timeout_s=timeout_s)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_json_is_blamed_on_the_runtime():
+    with pytest.raises(ModelError, match="damaged the process"):
+        child.ask(HERE, "reverse", b"\0not JSON", timeout_s=30)
