@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,22 +37,48 @@ def check_new(path: Path, *, overwrite: bool) -> None:
     """Say early that `write_new` will fail, before anything long is done.  Raises UsageError."""
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists: choose another name, or --force to overwrite it")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: {'it is' if path.is_dir() else 'it is not in'} a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: it is not in a folder")
+    if path.exists() and not path.is_file():  # nor is a device or a pipe replaced by a file
+        raise UsageError(f"cannot write {path}: it is {'a folder' if path.is_dir() else 'no file'}")
 
 
 def write_new(path: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a new file, or beside the old one and then into its place.  Raises UsageError."""
-    target = path.with_name(f".{path.name}.{os.getpid()}") if overwrite else path
+    """Write a new file beside its place, and then into it: it is there whole or not at all.
+
+    Raises UsageError.
+    """
+    check_new(path, overwrite=overwrite)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with target.open("xb") as file:
+        with beside.open("xb") as file:
             file.write(data)
-        target.replace(path)
-    except FileExistsError:
-        raise UsageError(f"{target} exists: choose another name, or --force to overwrite it") from None
+            file.flush()
+            os.fsync(file.fileno())
+        _move(beside, path, overwrite=overwrite)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{error.filename2 or error.filename} exists: choose another name, or --force to overwrite it"
+        ) from None
     except OSError as error:
-        target.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _move(beside: Path, path: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(beside, path)  # unlike a rename, it leaves alone what came there meanwhile
+        except FileExistsError:
+            raise
+        except OSError:  # an SD card with FAT has no links
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        else:
+            return
+    beside.replace(path)
 
 
 def read_samples(data: str | None) -> NDArray[Any] | None:

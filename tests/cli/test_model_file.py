@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -48,6 +49,43 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     write_new(path, b"two", overwrite=True)
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for write in (check_new, lambda path, overwrite: write_new(path, b"", overwrite=overwrite)):
+        with pytest.raises(UsageError, match="it is no file"):
+            write(tmp_path / "pipe", overwrite=True)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("before", [[], [b"old"]])
+def test_a_power_cut_while_writing_leaves_no_part_of_a_file(tmp_path, monkeypatch, before):
+    path = tmp_path / "file"
+    for data in before:
+        path.write_bytes(data)
+
+    def full(_):
+        assert [one.read_bytes() for one in tmp_path.glob("file")] == before
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="cannot write .*file: No space left"):
+        write_new(path, b"new", overwrite=bool(before))
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == before
+
+
+def test_without_links_nothing_is_overwritten_either(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+
+    def link(*_):
+        path.write_bytes(b"of somebody else, meanwhile")
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(UsageError, match="file exists"):
+        write_new(path, b"new", overwrite=False)
+    assert path.read_bytes().startswith(b"of somebody else")
 
 
 def test_labels_are_words_or_lines_of_a_file(tmp_path):
