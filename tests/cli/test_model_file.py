@@ -70,7 +70,7 @@ def test_a_power_cut_while_writing_leaves_no_part_of_a_file(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UsageError, match="cannot write .*file: No space left"):
+    with pytest.raises(UsageError, match="No space left"):
         write_new(path, b"new", overwrite=bool(before))
     assert [one.read_bytes() for one in tmp_path.iterdir()] == before
 
