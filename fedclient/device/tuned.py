@@ -1,6 +1,6 @@
 """The tuned head: a copy of the adopted one, trained further on this device, for its app alone.
 
-`[adoption] personal = "finetune"` makes one after a job (`trainer/personal.py`).  It is one file of
+`[adoption] personal = "finetune"` makes one after a job (`trainer/tuning.py`).  It is one file of
 `current/`, replaced by rename: a line of JSON that says which adopted head it takes the place of and how
 both did on the device's hold-out, then the head, flat float32.  It counts only while exactly that head is
 the active one; in any other case, and where it is damaged, apps get the adopted head as ever.

@@ -21,6 +21,7 @@ from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.pack import pack
 from fedclient.trainer.spent import Spent
 from fedclient.trainer.statistics import collect
+from fedclient.trainer.tuning import Tuning
 from fedclient.trainer.workplace import Superseded, Workplace
 from fedclient.training.dataset import Prepared, prepare
 from fedclient.training.loop import EpochReport, HeadTraining
@@ -68,10 +69,10 @@ class JobRun:
         done = hand_over(self._place, job, manifest, result)
         log.info("update handed over seconds=%.3f", self._spent.seconds)
         if done is TrainerExit.DONE and not manifest.plan.statistics:
-            own = personal.Tuning(
+            copy = Tuning(
                 place=self._place, job=job, manifest=manifest, model=model, examples=prepared.examples
             )
-            own.run(self._should_stop)
+            copy.run(self._should_stop)
         return done
 
     def _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from fedclient.device import folder as folders
 from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
-from fedclient.device.jobs import Job, JobArguments, Jobs
+from fedclient.device.jobs import Job, JobArguments, Jobs, TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.device.outbox import Outbox, Row
 from fedclient.device.residual import Residual, ResidualKey
 from fedclient.model.head import write_head
 from fedclient.samples.store import SampleStore
+from fedclient.trainer.job import JobRun
 from fedclient.uplink import DeviceUplink, GatewayUplink
 from fedclient.values import PLAN_CODECS, Codec, HeadVersion, Manifest, Plan, Update
 from fedclient.wire.blobs import split
@@ -127,6 +129,33 @@ def bench(path: Path, count: int = 60, model: bytes = b"") -> Bench:
     if count:
         made.store.append_many(*samples(count))
     return made
+
+
+def run(device: Bench, stop_after: int | None = None, **changed: object) -> TrainerExit:
+    """Carry out the job in hand in this process; `stop_after`: how often it asks before it is stopped."""
+    job = device.jobs.current()
+    assert job is not None
+    asked = iter(range(1, 1_000_000))
+    return JobRun(device.arguments(job, **changed), lambda: next(asked) == stop_after).run()
+
+
+def settle(device: Bench) -> None:
+    device.database.execute("UPDATE outbox SET state = 'counted'")
+
+
+def copy(device: Bench, to: Path) -> Bench:
+    device.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copytree(device.folder.path, to)
+    return Bench(DeviceFolder(to), device.model)
+
+
+def result(device: Bench) -> tuple[bytes, ...]:
+    """All that training comes to: what is sent, what is left of it, and what is never sent."""
+    row = device.outbox.unsettled()
+    assert row is not None
+    ((residual,),) = device.database.execute("SELECT data FROM residual")
+    personal = device.database.execute("SELECT data FROM personal")
+    return (row.body, residual, *(data for (data,) in personal))
 
 
 MODES = list(PLAN_CODECS)

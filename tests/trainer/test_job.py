@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from fedclient import codec
-from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Jobs, Lease, TrainerExit
 from fedclient.device.outbox import Row
 from fedclient.device.residual import ResidualKey
@@ -26,7 +24,7 @@ from fedclient.trainer.job import JobRun
 from fedclient.uplink import envelope_hash
 from fedclient.values import Codec, CodecMode, HeadVersion, Schedule
 from tests.runtime.models import Foreign, build
-from tests.trainer.setup import FEATURES, PLAN, Bench, bench, samples
+from tests.trainer.setup import FEATURES, PLAN, Bench, bench, copy, result, samples
 
 V1, V2 = HeadVersion(1, 1), HeadVersion(1, 2)
 STEPS = PLAN.epochs * 4  # 60 samples in batches of 16
@@ -52,21 +50,6 @@ def run(device: Bench, stop: Stop | None = None, **changed: object) -> TrainerEx
 def begin(device: Bench, version: HeadVersion = V1, **publish: object):
     manifest = device.publish(version, **publish)
     return manifest, device.jobs.new(version, threads=1)
-
-
-def result(device: Bench) -> tuple[bytes, ...]:
-    """All that training comes to: what is sent, what is left of it, and what is never sent."""
-    row = device.outbox.unsettled()
-    assert row is not None
-    ((residual,),) = device.database.execute("SELECT data FROM residual")
-    personal = device.database.execute("SELECT data FROM personal")
-    return (row.body, residual, *(data for (data,) in personal))
-
-
-def copy(device: Bench, to) -> Bench:
-    device.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copytree(device.folder.path, to)
-    return Bench(DeviceFolder(to), device.model)
 
 
 def test_rule_5_2_one_transaction_hands_everything_over(device) -> None:

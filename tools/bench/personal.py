@@ -245,7 +245,7 @@ def _takes_part(examples: Examples, people: list[Person]) -> bool:
 
 
 def _tuned(federation: Federation, person: Person, seed: int) -> NDArray[np.float32]:
-    """Do what a trainer does: the job, and then some epochs for the app (`trainer/personal.py`)."""
+    """Do what a trainer does: the job, and then some epochs for the app (`trainer/tuning.py`)."""
     after = _trained(federation, federation.head, person, seed, epochs=federation.plan.epochs)
     return _trained(federation, after, person, seed + 1, epochs=AdoptionSettings().finetune_epochs)
 
