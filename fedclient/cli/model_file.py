@@ -101,7 +101,11 @@ def read_labels(text: str | None, classes: int) -> tuple[str, ...]:
 
     path = Path(text)
     try:
-        if "," not in text and path.is_file():
+        if "," not in text:
+            if not path.is_file():
+                raise UsageError(
+                    f"there is no file {text}: --labels takes {classes} names, a,b,c or a file of lines"
+                )
             with path.open("rb") as file:
                 labels = label_lines(file.read(limits.MAX_PACKAGED_BYTES), text)
         else:

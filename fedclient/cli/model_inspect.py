@@ -12,7 +12,7 @@ from fedclient.cli import model_file
 from fedclient.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fedclient.model.inspection import Inspection
 
@@ -43,7 +43,7 @@ def _lines(found: Inspection) -> Iterator[str]:
     yield f"file           {found.bytes:,} bytes, SHA-256 {found.sha256}"
     yield f"trainable      {'yes' if found.trainable else 'no: fedclient model attach-head makes it so'}"
     if found.head:
-        yield "head           " + ", ".join(f"{name} {value}" for name, value in found.head.items())
+        yield f"head           {_head(found.head)}"
     if found.parent:
         yield f"made of        the model with SHA-256 {found.parent}"
     if found.tap:
@@ -65,9 +65,17 @@ def _lines(found: Inspection) -> Iterator[str]:
         )
         yield f"signature      {_shown(name)}: {inputs} -> {outputs}"
     for part in found.tensors:
+        if found.trainable and part.index is not None:
+            continue  # no tap for --tap: a head is attached to the model that it was made of
         what = "weight" if part.index is None else _shown(part.made_by) or "input"
         index = "" if part.index is None else f" {part.index}"
         yield f"tensor{index:<8} {what} {part.dtype}{list(part.shape)} {_shown(part.name)}"
+
+
+def _head(head: Mapping[str, object]) -> str:
+    hidden = f"{_shown(str(head['hidden']))} hidden units" if head["hidden"] else "no hidden layer"
+    layers = [name for name in ("normalize", "personal") if head[name]]
+    return ", ".join([hidden, f"optimizer {_shown(str(head['optimizer']))}", *layers])
 
 
 def _shown(name: str) -> str:

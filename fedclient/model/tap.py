@@ -182,9 +182,19 @@ def _named(graph: SourceGraph, wanted: str) -> _Found:
             f"{len(made)} tensors are called {wanted!r}: give --tap the index of one of {made[:_LISTED]}"
         )
     if not made:
-        found = "is an input or a constant" if named else "is not in the model"
+        found = "is an input or a constant" if named else f"is not in the model{_hint(graph, wanted)}"
         raise ModelError(f"the tensor {wanted!r} {found}: fedclient model inspect lists what --tap can name")
     return _Found(tensor=made[0], why="it was asked for with --tap")
+
+
+def _hint(graph: SourceGraph, wanted: str) -> str:
+    """Return the one tensor that a part of a name tells: converters' names are long, `inspect` cuts them."""
+    part = wanted.removesuffix("...")
+    makers = _makers(graph)
+    near = [one for one in graph.tensors if one.index in makers and part in one.name[:_NAME_CHARS]]
+    return (
+        f" (did you mean tensor {near[0].index}, {near[0].name[:_NAME_CHARS]!r}?)" if len(near) == 1 else ""
+    )
 
 
 def _described(tensor: SourceTensor, found: _Found) -> Tap:

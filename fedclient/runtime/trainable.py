@@ -266,7 +266,7 @@ def _why_not(model: bytes, missing: list[str], found: tuple[str, ...]) -> str:
     have = f"it has only {', '.join(found)}" if found else "it has none"
     return (
         f"the model cannot be trained: no signature {', '.join(missing)} ({have}); "
-        "write a head with 'fedclient model new-head'"
+        "fedclient model attach-head makes a deployed model trainable, new-head writes a head for raw samples"
     )
 
 

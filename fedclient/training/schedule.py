@@ -15,6 +15,7 @@ from fedclient.values import Plan, Schedule
 
 LEARNING_RATE: Final = "learning_rate"
 _OPTIONS: Final = ("momentum", "l2", "mu")  # of a plan, and inputs of `train`
+_ANEW: Final = {"momentum": "write the head anew with --optimizer momentum"}
 
 
 def hyper_parameters(plan: Plan, inputs: Collection[str], named: Collection[str] = ()) -> dict[str, float]:
@@ -30,7 +31,7 @@ def hyper_parameters(plan: Plan, inputs: Collection[str], named: Collection[str]
         if name not in inputs and value and asked:
             raise ModelError(
                 f"{name} is {value:g}, but the model's 'train' has no input {name!r}: "
-                f"write the head anew so that it has one, or leave {name} out"
+                f"{_ANEW.get(name, 'a head that fedclient writes has one')}, or leave {name} out"
             )
     if plan.schedule is not Schedule.CONSTANT and LEARNING_RATE not in inputs:
         raise ModelError(

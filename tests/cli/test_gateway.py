@@ -130,7 +130,11 @@ def test_publish_refuses_what_does_not_train(state, tmp_path, shared, capsys):
 @pytest.mark.parametrize(
     ("plan", "sentence"),
     [
-        ("momentum = 0.5", "momentum is 0.5, but the model's 'train' has no input 'momentum'"),
+        (
+            "momentum = 0.5",
+            "momentum is 0.5, but the model's 'train' has no input 'momentum': write the head anew with "
+            "--optimizer momentum, or leave momentum out",
+        ),
         ("statistics = true", "the head has no feature statistics"),
     ],
 )

@@ -98,7 +98,7 @@ def test_labels_are_words_or_lines_of_a_file(tmp_path):
         ("cat,cat", 2, "two classes are called 'cat'"),
         ("cat,", 2, "a label is 1 to 64 bytes"),
         (str(tmp_path / "labels.txt"), 5, "has 2 names"),
-        ("none.txt", 5, "has 1 names"),
+        ("none.txt", 5, "there is no file none.txt: --labels takes 5 names"),
     ):
         with pytest.raises(UsageError, match=message):
             read_labels(text, classes)

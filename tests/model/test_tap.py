@@ -134,6 +134,7 @@ def test_a_tap_is_asked_for_by_name_or_index():
     assert (by_name.shape, by_name.features) == ((1, 8, 8, FEATURES), FEATURES)
     assert "is not in the model" in refused(model, "nothing")
     assert "is not in the model" in refused(model, "9" * 20)
+    assert f"(did you mean tensor {by_name.index}, 'map'?)" in refused(model, "ma...")
     assert "is an input or a constant" in refused(model, "serving_default_image")
     assert "features are float32" in refused(float64_tap(), "wide")
 

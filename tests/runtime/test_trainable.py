@@ -240,7 +240,7 @@ def test_shared_models_load_or_say_why_not(shared):
     assert losses == sorted(losses, reverse=True)
     with pytest.raises(ModelError, match=r"Flex ops.*built-in"):
         load(models / "training_model_flex.tflite")
-    with pytest.raises(ModelError, match=r"no signature train.*serving_default.*new-head"):
+    with pytest.raises(ModelError, match=r"no signature train.*serving_default.*attach-head makes"):
         load(models / "hello_world_float.tflite")
 
 
