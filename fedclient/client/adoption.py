@@ -79,7 +79,7 @@ class Adoption:
             return None
         needed = self._config.adoption.min_samples
         labelled = self._work.conditions.labelled(manifest.labels)
-        if labelled is None or labelled >= needed:
+        if labelled is None or labelled >= needed or self._could_judge_before(manifest, needed):
             return None
         verdict, why = Verdict.UNJUDGED, f"{labelled} labelled samples, {needed} are needed to judge"
         try:
@@ -90,6 +90,13 @@ class Adoption:
         with self._database.transaction():
             self._judgements.save(told)
         return session.Judged(head, verdict)
+
+    def _could_judge_before(self, manifest: Manifest, needed: int) -> bool:
+        """Whether there were enough samples for the head in use, whose labels were others."""
+        slot = self._slots.active()
+        if slot is None or slot.labels == manifest.labels:
+            return False
+        return (self._work.conditions.labelled(slot.labels) or 0) >= needed
 
     # --- what -------------------------------------------------------------------------------------------
     def last(self) -> Told | None:

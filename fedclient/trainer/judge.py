@@ -5,14 +5,15 @@ asks for it.  Either way it is one transaction at the end (`device/judgement.py`
 
 On which rows: the hold-out, which no head was trained on here.  Where it is too small to tell a loss of
 `margin` from chance, the newest rows that are trained on fill it up: both heads have seen them in the
-same way.  With fewer rows than `min_judged` in all there is no telling, and the head is adopted.
+same way.  With fewer rows than `min_judged` in all there is no telling, and the head is adopted; but not
+where the head in use has as many: one that takes other samples, or has other labels, would serve no app.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,9 @@ from fedclient.samples.store import SampleStore
 from fedclient.storage import Database
 from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.workplace import Workplace
-from fedclient.training.dataset import Prepared, prepare
+from fedclient.training.dataset import Prepared, class_number, fits, prepare
 from fedclient.training.loop import Examples
-from fedclient.training.verdict import Measured, decide, enough_rows, measure
+from fedclient.training.verdict import Measured, Overlap, decide, enough_rows, loses_classes, measure
 from fedclient.values import HeadVersion, Judgement, Manifest, Verdict
 
 log = logging.getLogger(__name__)
@@ -74,17 +75,32 @@ def run(arguments: JudgeArguments, should_stop: Callable[[], bool]) -> TrainerEx
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A head that is judged: its model, its weights, and the rows that it is judged on."""
+    """A head, its model, and the newest rows that it can be asked about."""
 
     model: TrainableModel
     head: NDArray[np.float32]
+    labels: tuple[str, ...]
     rows: Prepared
     held_out: int  # of the rows
 
-    def on(self, ids: tuple[int, ...]) -> Examples:
-        """Return the rows with these ids, which are some of its own in the same order."""
-        at = np.flatnonzero(np.isin(self.rows.ids, ids))
-        return Examples(x=self.rows.examples.x[at], y=self.rows.examples.y[at])
+    def measured(self, rows: Prepared, ids: tuple[int, ...] | None = None) -> Measured:
+        """Measure the head on rows, or on those with these ids, which are some of them in the same order."""
+        self.model.set_weights(self.head)
+        if ids is None or len(ids) == len(rows.ids):
+            return measure(self.model, rows.examples)
+        at = np.flatnonzero(np.isin(rows.ids, ids))
+        return measure(self.model, Examples(x=rows.examples.x[at], y=rows.examples.y[at]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """The head that apps use, as the one that is judged finds it; `found` on all rows of its own."""
+
+    slot: Slot
+    case: Case
+    found: Measured | None
+    shared: tuple[int, ...]  # rows that the new head is judged on, and this one can be asked about
+    on_shared: Measured | None
 
 
 def first(place: Workplace, job: Job, should_stop: Callable[[], bool]) -> bool:
@@ -131,39 +147,68 @@ class Court:
     def _verdict(self, manifest: Manifest) -> tuple[Verdict, str, dict[str, object]]:
         case = self._case(manifest)
         rows = len(case.rows.ids)
+        used = self._used(manifest, case)
         if rows < self._terms.min_judged:
-            words = f"{rows} labelled samples fit the model, {self._terms.min_judged} are needed to judge"
-            return Verdict.UNJUDGED, words, {"rows": rows}
-        case.model.set_weights(case.head)
-        new = measure(case.model, case.rows.examples)
-        slot, used, ids = self._used(manifest, case)
-        if used is not None and len(ids) < rows:  # the one in use takes fewer of them
-            case.model.set_weights(case.head)
-            new = measure(case.model, case.on(ids))
-        verdict, why = decide(new, used, case.model.classes, self._terms.margin)
+            return self._too_few(rows, used)
+        new = case.measured(case.rows)
+        if used is not None and (lost := self._lost(case, new, used)):
+            return Verdict.KEPT_PREVIOUS, lost, {"rows": rows}
+        ids, current = case.rows.ids, None
+        if used is not None and len(used.shared) >= self._terms.min_judged:  # else it cannot be asked
+            ids, current = used.shared, used.on_shared
+            new = case.measured(case.rows, ids)
+        verdict, why = decide(new, current, case.model.classes, self._terms.margin)
         report: dict[str, object] = {"rows": len(ids), "held_out": case.held_out, **asdict(new)}
-        if slot is not None and used is not None:
-            against = {"against": str(slot.version), "its_accuracy": used.accuracy, "its_loss": used.loss}
-            report = {**report, **against}
+        if used is not None and current is not None:
+            against = {"against": str(used.slot.version), "its_accuracy": current.accuracy}
+            report = {**report, **against, "its_loss": current.loss}
         return verdict, why, report
+
+    def _too_few(self, rows: int, used: Used | None) -> tuple[Verdict, str, dict[str, object]]:
+        """Take a head that cannot be judged, unless apps have one that could be: that serves them better."""
+        words = f"{rows} labelled samples fit the model, {self._terms.min_judged} are needed to judge"
+        if used is None or len(used.case.rows.ids) < self._terms.min_judged:
+            return Verdict.UNJUDGED, words, {"rows": rows}
+        words = f"{words}; {len(used.case.rows.ids)} fit the head in use (a purge of samples forgets them)"
+        return Verdict.KEPT_PREVIOUS, words, {"rows": rows}
+
+    def _lost(self, case: Case, new: Measured, used: Used) -> str:
+        """Say what a head with other classes than the one in use does not know any more; "" for little."""
+        before = used.case
+        if used.found is None or (before.labels, before.model.classes) == (case.labels, case.model.classes):
+            return ""
+        overlap = Overlap(
+            both=len(used.shared),
+            only_used=self._nameless(before.rows.ids, case),
+            only_new=self._nameless(case.rows.ids, before),
+        )
+        if overlap.both + overlap.only_used < self._terms.min_judged:
+            return ""
+        return loses_classes(new, used.found, overlap, self._terms.margin)
+
+    def _nameless(self, ids: tuple[int, ...], by: Case) -> int:
+        """Count the rows that a model takes, and has no class for."""
+        return sum(
+            fits(row, by.model) and class_number(row.label, by.labels, by.model.classes) is None
+            for row in self._store.read(ids)
+        )
 
     # --- the head that arrived --------------------------------------------------------------------------
     def _case(self, manifest: Manifest) -> Case:
         model, base = load(self._folder, manifest, self._terms.threads)
         head = PersonalLayer(self._database).over(base.astype("<f4").tobytes(), manifest, self._store.epoch)
-        rows, held_out = self._rows(model, manifest)
-        return Case(model=model, head=_flat(head), rows=rows, held_out=held_out)
+        rows, held_out = self._rows((model, manifest.model.hash), manifest.labels)
+        return Case(model=model, head=_flat(head), labels=manifest.labels, rows=rows, held_out=held_out)
 
-    def _rows(self, model: TrainableModel, manifest: Manifest) -> tuple[Prepared, int]:
+    def _rows(self, reader: tuple[TrainableModel, bytes], labels: tuple[str, ...]) -> tuple[Prepared, int]:
         """Return what to judge on, and how many of these rows are hold-out."""
+        model, _ = reader
         shape = model.sample_shape if model.has_features else None
         enough = enough_rows(self._terms.margin)
-        held_out = self._store.usable(MOST_ROWS, manifest.labels, shape=shape, holdout=True)
-        trained_on = self._store.usable(MOST_ROWS, manifest.labels, shape=shape)
+        held_out = self._store.usable(MOST_ROWS, labels, shape=shape, holdout=True)
+        trained_on = self._store.usable(MOST_ROWS, labels, shape=shape)
         for filled in (max(0, enough - len(held_out)), MOST_ROWS):
-            rows = self._prepared(
-                (*held_out, *trained_on[:filled]), (model, manifest.model.hash), manifest.labels
-            )
+            rows = self._prepared((*held_out, *trained_on[:filled]), reader, labels)
             if len(rows.ids) >= self._terms.min_judged:  # else too few of them fit this model
                 break
         return rows, len(set(rows.ids).intersection(held_out))
@@ -185,33 +230,38 @@ class Court:
             return Prepared(examples=nothing, ids=(), skipped=len(ids), distinct=0)
 
     # --- the head in use --------------------------------------------------------------------------------
-    def _used(self, manifest: Manifest, case: Case) -> tuple[Slot | None, Measured | None, tuple[int, ...]]:
-        """Measure the head that apps use, on the rows that it can be measured on as well.
+    def _used(self, manifest: Manifest, case: Case) -> Used | None:
+        """Measure the head that apps use: on the rows of `case` that it can be asked about, and on its own.
 
-        Without one, or where there are too few such rows or it is damaged, a head that knows nothing
-        is what is compared with.
+        None without one, or where it is damaged: a head that knows nothing is what is compared with then.
         """
-        nothing = None, None, case.rows.ids
         try:
             slot, model_data, head = Slots(self._folder.current).read()
         except NoModelYet:
-            return nothing
+            return None
         except StorageError as error:
             log.warning("the head in use cannot be compared with: %s", error)
-            return nothing
+            return None
         try:
             if slot.model_file == model_file(manifest) and slot.labels == manifest.labels:
-                model, rows = case.model, case.rows
+                before, shared = replace(case, head=_flat(head)), case.rows
             else:
-                model = runtime.load(model_data, threads=self._terms.threads)
-                rows = self._prepared(case.rows.ids, (model, self._model_hash(slot)), slot.labels)
-            if len(rows.ids) < self._terms.min_judged:
-                return nothing
-            model.set_weights(_flat(head))
-            return slot, measure(model, rows.examples), rows.ids
+                before, shared = self._before(slot, model_data, head, case)
+            on_shared = before.measured(shared) if shared.ids else None
+            found = on_shared if shared is before.rows else None
+            if found is None and before.rows.ids:
+                found = before.measured(before.rows)
         except ModelError as error:
             log.warning("the head in use cannot be compared with: %s", error)
-            return nothing
+            return None
+        return Used(slot=slot, case=before, found=found, shared=shared.ids, on_shared=on_shared)
+
+    def _before(self, slot: Slot, model_data: bytes, head: bytes, case: Case) -> tuple[Case, Prepared]:
+        """Return the head in use with the rows of its own, and those of `case` that it can be asked about."""
+        reader = runtime.load(model_data, threads=self._terms.threads), self._model_hash(slot)
+        rows, held_out = self._rows(reader, slot.labels)
+        before = Case(model=reader[0], head=_flat(head), labels=slot.labels, rows=rows, held_out=held_out)
+        return before, self._prepared(case.rows.ids, reader, slot.labels)
 
     def _model_hash(self, slot: Slot) -> bytes:
         """Return under which name features of the model in use are cached."""

@@ -60,7 +60,7 @@ def prepare(
             (sample, number)
             for sample in batch
             if (number := class_number(sample.label, labels, model.classes)) is not None
-            and _fits(sample, model)
+            and fits(sample, model)
         ]
         skipped += len(batch) - len(fitting)
         if fitting:
@@ -155,7 +155,8 @@ def _batches(samples: Iterable[Sample]) -> Iterable[list[Sample]]:
         yield batch
 
 
-def _fits(sample: Sample, model: TrainableModel) -> bool:
+def fits(sample: Sample, model: TrainableModel) -> bool:
+    """Whether a model takes a sample, whatever its label."""
     array = sample.array
     if model.has_features:
         return array.dtype == model.sample_dtype.name and array.shape == model.sample_shape

@@ -7,6 +7,8 @@
 3. Its accuracy is at most `margin` below that of the head in use.
 4. It keeps nine tenths of what the head in use knows, ln C less its loss.  So the bar is relative: it is
    strict while heads know little, when random weights come close, and leaves a trained head room to move.
+5. A sample whose label it has no class for, and the head in use has, counts as one it gets wrong in that;
+   and the other way round.  Else a list of labels with one name left would make a constant head perfect.
 
 On how many rows: honest heads differ from round to round on a few, so what is judged on fewer than
 `enough_rows(margin)` is mostly chance, and the judge takes more.  What the rule lets through and what
@@ -62,6 +64,28 @@ def measure(model: TrainableModel, examples: Examples) -> Measured:
         accuracy=float(np.concatenate(hits).mean()),
         loss=float(loss.mean()),
         error=float(loss.std() / math.sqrt(len(loss))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """How many of a device's newest samples two heads have a class for, of those that both models take."""
+
+    both: int
+    only_used: int  # only the head in use
+    only_new: int
+
+
+def loses_classes(new: Measured, used: Measured, rows: Overlap, margin: float) -> str:
+    """Say why `new` may not replace `used`, where their labels differ; "" where it may."""
+    right = new.accuracy * (rows.both + rows.only_new)
+    right_before = used.accuracy * (rows.both + rows.only_used)
+    of_all = rows.both + rows.only_used + rows.only_new
+    if right >= right_before - (margin + _ROUNDING) * of_all:
+        return ""
+    return (
+        f"it has no class for {rows.only_used} of {of_all} samples that the head in use has one for, and is "
+        f"right on {right:.0f} of all, that one on {right_before:.0f}"
     )
 
 

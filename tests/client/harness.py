@@ -93,7 +93,13 @@ class MiniGateway:
         return [payload for _, found, payload in self.inbox if found is kind]
 
     def publish(
-        self, version: HeadVersion, plan: Plan = PLAN, *, blobs: bool = True, weights: bytes = b""
+        self,
+        version: HeadVersion,
+        plan: Plan = PLAN,
+        *,
+        blobs: bool = True,
+        weights: bytes = b"",
+        labels: tuple[str, ...] = (),
     ) -> Manifest:
         """Publish a head; where no weights are given they follow from its version."""
         loaded = runtime.load(self.model)
@@ -103,7 +109,7 @@ class MiniGateway:
             model=split(self.model).ref,
             head=split(weights).ref,
             tensors=loaded.tensors,
-            labels=(),
+            labels=labels,
             plan=plan,
             plan_hash=hashlib.sha256(encode_plan(plan)).digest(),
         )

@@ -17,9 +17,11 @@ from fedclient.config import AdoptionSettings
 from fedclient.device.judgement import Judgements
 from fedclient.device.slots import Slots
 from fedclient.errors import NoModelYet
+from fedclient.samples.store import SampleStore
 from fedclient.session import MAX_STRIKES
 from fedclient.values import HeadVersion, MessageType, Phase, ReceiptStatus, Verdict
 from tests.client.harness import PLAN, V1, V2, V3, Device, MiniGateway
+from tests.trainer.setup import samples
 from tests.trainer.test_judge import BROKEN, trained
 
 ADOPTED, KEPT, UNJUDGED = Verdict.ADOPTED, Verdict.KEPT_PREVIOUS, Verdict.UNJUDGED
@@ -139,6 +141,17 @@ def test_a_broken_head_never_reaches_apps_and_training_goes_on_from_it(ready, ga
     ready.stop()
     ready.start()
     assert in_use(ready) == V3
+
+
+def test_a_list_of_other_labels_is_no_way_around_the_judge(ready, gateway) -> None:
+    with SampleStore(ready.folder.samples) as store:
+        store.purge()
+        store.append_many(samples(60)[0], ["abc"[label] for label in samples(60)[1]])
+    for version, labels in ((V2, tuple("abc")), (V3, tuple("xyz"))):
+        gateway.publish(version, weights=trained() if version == V2 else broken(), labels=labels)
+        ready.turn()
+        ready.trainer_ends()
+    assert (in_use(ready), last(ready)) == (V2, (V3, KEPT))
 
 
 def test_training_goes_on_from_a_head_that_is_not_adopted(device, gateway) -> None:

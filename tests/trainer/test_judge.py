@@ -24,7 +24,7 @@ from fedclient.samples.store import SampleStore
 from fedclient.trainer import judge as module
 from fedclient.trainer.judge import Court, Terms
 from fedclient.training.loop import Examples, HeadTraining
-from fedclient.values import HeadVersion, Verdict
+from fedclient.values import HeadVersion, Manifest, Verdict
 from tests.runtime.models import Foreign, build
 from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, bench, samples
 
@@ -166,6 +166,71 @@ def test_a_head_of_another_model_is_compared_on_the_samples_that_both_take(devic
     device.publish(V3)
     assert court(device).judge(V3) is ADOPTED  # nothing that the one in use could be asked about
     assert "against" not in report(device)
+
+
+NAMES = ("sit", "walk", "run")
+
+
+def named(device: Bench, version: HeadVersion, labels: tuple[str, ...], head: bytes) -> Manifest:
+    """Publish a head with a list of labels."""
+    manifest = replace(device.publish(version, head=head), labels=labels)
+    device.journal.save_manifest(manifest, keep=(V1, V2))
+    return manifest
+
+
+def with_words(device: Bench, names: tuple[str, ...] = NAMES, count: int = 60) -> None:
+    x, y = samples(count, seed=len(names[0]))
+    device.store.append_many(x, [names[label] for label in y])
+
+
+def use_named(device: Bench, labels: tuple[str, ...] = NAMES) -> None:
+    device.store.purge()
+    with_words(device, labels)
+    head = trained()
+    Slots(device.folder.current).adopt(named(device, V1, labels, head), device.model, head)
+
+
+ALWAYS_THE_FIRST = np.array([30, *[0] * 17], "<f4").tobytes()
+
+
+@pytest.mark.parametrize("labels", [("sit", "b", "c"), ("sit",), ("a", "b", "c")])
+def test_a_list_of_other_labels_does_not_make_a_head_good(device, labels) -> None:
+    use_named(device)
+    for head in (ALWAYS_THE_FIRST, BROKEN["random"](np.frombuffer(trained(), "<f4")).astype("<f4").tobytes()):
+        named(device, V2, labels, head)
+        assert court(device).judge(V2) is KEPT
+    device.model = write_head(FEATURES, CLASSES, hidden=4)  # of another model, too
+    named(device, V3, labels, np.zeros(39, "<f4").tobytes())
+    assert court(device).judge(V3) is KEPT
+
+
+def test_labels_in_another_order_and_more_of_them_are_no_loss(device) -> None:
+    use_named(device)
+    rows = np.frombuffer(trained(), "<f4")
+    turned = np.concatenate([rows[:3][::-1], rows[3:].reshape(3, -1)[::-1].ravel()])
+    named(device, V2, NAMES[::-1], turned.tobytes())
+    assert court(device).judge(V2) is ADOPTED
+    assert report(device)["against"] == "1.1"
+    named(device, V2, NAMES, turned.tobytes())
+    assert court(device).judge(V2) is KEPT
+
+
+def test_new_labels_win_when_most_samples_have_them(device) -> None:
+    use_named(device, ("old", "older", "oldest"))
+    with_words(device, NAMES, 30)
+    named(device, V2, NAMES, trained())
+    assert court(device).judge(V2) is KEPT
+    assert "it has no class for 60 of 90 samples that the head in use has one for" in report(device)["why"]
+    with_words(device, NAMES, 60)
+    assert court(device).judge(V2) is ADOPTED
+
+
+def test_a_model_that_takes_none_of_the_samples_does_not_replace_one_that_does(device) -> None:
+    use(device, trained())
+    device.model = write_head(FEATURES + 1, CLASSES)
+    device.publish(V2)
+    assert court(device).judge(V2) is KEPT
+    assert "0 labelled samples fit the model, 20 are needed to judge; 60 fit" in report(device)["why"]
 
 
 @pytest.mark.parametrize("what", [".head", ".tflite", "current.json"])

@@ -15,7 +15,15 @@ from fedclient.model.head import write_head
 from fedclient.runtime import TrainableModel
 from fedclient.testing import digits
 from fedclient.training.loop import Examples, HeadTraining
-from fedclient.training.verdict import Measured, decide, enough_rows, log_probabilities, measure
+from fedclient.training.verdict import (
+    Measured,
+    Overlap,
+    decide,
+    enough_rows,
+    log_probabilities,
+    loses_classes,
+    measure,
+)
 from fedclient.values import Plan, Verdict
 
 ADOPTED, KEPT = Verdict.ADOPTED, Verdict.KEPT_PREVIOUS
@@ -232,3 +240,19 @@ def test_honest_heads_follow_each_other(fleet) -> None:
                 refused += 1
     print(f"{refused} of {judged} honest heads refused")
     assert refused <= 0.1 * judged
+
+
+@given(shares, shares, st.integers(1, 1000), margins)
+def test_where_both_have_all_classes_accuracy_and_margin_decide(new, used, both, margin) -> None:
+    rows = Overlap(both=both, only_used=0, only_new=0)
+    if abs(used - new - margin) > 1e-4:
+        assert bool(loses_classes(found(new, 0), found(used, 0), rows, margin)) is (new < used - margin)
+
+
+@pytest.mark.parametrize(
+    ("both", "only_used", "only_new", "lost"),
+    [(34, 66, 0, True), (0, 60, 100, False), (0, 100, 60, True), (97, 3, 0, False), (90, 10, 0, True)],
+)
+def test_a_sample_without_a_class_is_a_wrong_one(both, only_used, only_new, lost) -> None:
+    rows = Overlap(both=both, only_used=only_used, only_new=only_new)
+    assert bool(loses_classes(found(1, 0), found(1, 0), rows, 0.05)) is lost
