@@ -15,7 +15,7 @@
         │   └── UnknownHead        an update on a head that this gateway never published
         ├── CryptoError            a message that does not open or verify, a key that is no key
         ├── ModelError             a .tflite file that cannot be trained here
-        │   └── NoModelYet         no head has arrived on this device so far
+        │   └── NoModelYet         no head is in use on this device so far
         ├── DataError              samples or labels that do not fit
         │   └── PrivacyFloor       fewer samples than the owner's floor
         ├── AlreadyRunning         another process has this state folder

@@ -113,7 +113,10 @@ class Slots:
                 problem = problem or error
         if problem is not None:
             raise problem
-        raise NoModelYet(f"no head has arrived in {self._path} yet: is the agent enrolled and running?")
+        raise NoModelYet(
+            f"no head is in use in {self._path} yet: is the agent enrolled and running, and has it adopted "
+            "one? fedclient status says"
+        )
 
     def _holds(self, name: str, data: bytes) -> bool:
         """Whether a file is here with these bytes: one that was damaged is written anew."""

@@ -159,13 +159,22 @@ class Intake:
         verdicts.note(device.id, judgement)
         if judgement.head_version != current or judgement.verdict is not Verdict.KEPT_PREVIOUS:
             return
-        if tally := verdicts.doubts(current):
+        if (tally := verdicts.doubts(current)) is None:
+            return
+        counts = tally.kept_previous, tally.adopted + tally.kept_previous
+        if verdicts.any_in_use(before=current):
             log.warning(
                 "head %s: %d of %d devices keep the head before, which is better on their own samples: "
                 "look at it, `fedclient gateway rollback` goes back",
                 current,
-                tally.kept_previous,
-                tally.adopted + tally.kept_previous,
+                *counts,
+            )
+        else:
+            log.info(
+                "head %s: %d of %d devices found it no better than chance, so their apps get no head yet: "
+                "heads with a hidden layer begin like that",
+                current,
+                *counts,
             )
 
     def _floor(self, device: Device, status: Status, collection: Collection, now_s: float) -> None:

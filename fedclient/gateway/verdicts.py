@@ -72,6 +72,16 @@ class Verdicts:
             for row in rows
         }
 
+    def any_in_use(self, before: HeadVersion) -> bool:
+        """Whether apps of some device got a head that was published before this one."""
+        return (
+            self._db.one(
+                "SELECT 1 FROM judgement WHERE version < ? AND verdict != ? LIMIT 1",
+                (before.version, int(Verdict.KEPT_PREVIOUS)),
+            )
+            is not None
+        )
+
     def doubts(self, version: HeadVersion) -> Tally | None:
         """Return the tally of a version when it is doubtful for the first time; never again after that."""
         where = (version.generation, version.version)

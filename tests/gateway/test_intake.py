@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import replace
 
@@ -382,20 +383,35 @@ def test_rule_8_the_newest_verdict_is_kept_and_nothing_follows_from_it(farm):
     assert farm.store.current() == HeadVersion(1, 1)
 
 
-def test_most_devices_keep_the_previous_head_is_one_warning(farm, caplog):
+@pytest.mark.parametrize("used_before", [False, True])
+def test_most_devices_keep_the_previous_head_is_one_warning(farm, caplog, used_before):
+    """Where apps have none so far, there is nothing to go back to: it is told, and is no warning."""
+    caplog.set_level(logging.INFO)
     devices = farm.devices(4)
+    if used_before:
+        adopted = Judgement(head_version=farm.store.current(), verdict=Verdict.ADOPTED)
+        devices[0].status(sequence=1, judgement=adopted)
+        farm.settle(devices[0])
+    devices[0].counter += 1
+    releases.publish(farm.desk, content())
+    farm.settle(*devices)
+    level, words = (
+        ("WARNING", "keep the head before") if used_before else ("INFO", "found it no better than chance")
+    )
 
     def warnings(device, **fields):
         device.counter += 1
         device.status(sequence=device.counter, **fields)
         farm.settle(device)
-        return [record.getMessage() for record in caplog.records if "keep the head before" in record.message]
+        told = [one for one in caplog.records if "3 of 3 devices" in one.getMessage()]
+        assert {one.levelname for one in told} <= {level}
+        return [one.getMessage() for one in told]
 
     for device in devices[:2]:
         assert warnings(device, judgement=kept_previous(farm)) == [], "two are too few"
     assert len(warnings(devices[2], judgement=kept_previous(farm))) == 1
     (said,) = warnings(devices[3], judgement=kept_previous(farm))
-    assert said.startswith("head 1.1: 3 of 3 devices keep the head before")
+    assert f": 3 of 3 devices {words}" in said
     farm.restart()
     assert len(warnings(devices[3], judgement=kept_previous(farm))) == 1, "once, whatever happens"
     releases.publish(farm.desk, content())

@@ -151,7 +151,7 @@ def test_before_a_head_is_adopted_there_is_none(device, caplog) -> None:
     for path in device.folder.current.iterdir():
         path.unlink()
     assert run(device, finetune_epochs=3) == TrainerExit.DONE
-    assert "no copy tuned: no head has arrived" in caplog.text
+    assert "no copy tuned: no head is in use" in caplog.text
     assert not list(device.folder.current.iterdir())
 
 
