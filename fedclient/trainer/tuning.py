@@ -122,12 +122,14 @@ class Tuning:
         if slot.model_file != model_file(self.manifest):
             log.info("no copy tuned: the adopted head %s is of another model", slot.version)
             return False
+        if slot.labels != self.manifest.labels:  # apps would read this copy's answers by that head's list
+            log.info("no copy tuned: the adopted head %s has other labels", slot.version)
+            return False
         head, ours = self.model.get_weights(), measure(self.model, held)
         self.model.set_weights(np.frombuffer(adopted, "<f4").astype(np.float32))
         theirs = measure(self.model, held)
         verdict, why = decide(ours, theirs, self.model.classes, margin=0.0)
-        same_samples = SampleStore(self.place.folder.samples).epoch == self.job.epoch
-        kept = verdict is Verdict.ADOPTED and same_samples
+        kept = verdict is Verdict.ADOPTED and self._samples_are_there()
         log.info("tuned copy of head %s %s: %s", slot.version, "kept" if kept else "not kept", why)
         if kept:
             data = head.astype("<f4").tobytes()
@@ -141,5 +143,11 @@ class Tuning:
                 accuracy=ours.accuracy,
                 adopted_accuracy=theirs.accuracy,
             )
-            TunedHead(self.place.folder.current).save(about, data)
+            copies = TunedHead(self.place.folder.current)
+            copies.save(about, data)
+            if not self._samples_are_there():  # a purge came in between, and found nothing to remove
+                copies.remove()
         return kept
+
+    def _samples_are_there(self) -> bool:
+        return SampleStore(self.place.folder.samples).epoch == self.job.epoch

@@ -147,6 +147,28 @@ def test_a_head_of_another_model_has_none_beside_it(device, caplog) -> None:
     assert tuned(device) is None
 
 
+def test_a_head_with_other_labels_has_none_beside_it(device, caplog) -> None:
+    """A gateway that turns the list round, and so keeps its head from being adopted, gains nothing by it."""
+    caplog.set_level("INFO", "fedclient")
+    adopt(device, replace(device.publish(V1), labels=("a", "b", "c")))
+    assert run(device, finetune_epochs=3) == TrainerExit.DONE
+    assert "has other labels" in caplog.text
+    assert tuned(device) is None
+
+
+def test_a_purge_that_comes_while_it_is_written_takes_it_along(device, monkeypatch) -> None:
+    save = TunedHead.save
+
+    def purged(copies: TunedHead, about: Tuned, head: bytes) -> None:
+        device.store.purge()
+        copies.remove()
+        save(copies, about, head)
+
+    monkeypatch.setattr(TunedHead, "save", purged)
+    assert run(device, finetune_epochs=3) == TrainerExit.DONE
+    assert tuned(device) is None
+
+
 def test_before_a_head_is_adopted_there_is_none(device, caplog) -> None:
     for path in device.folder.current.iterdir():
         path.unlink()
