@@ -32,6 +32,11 @@ class TensorSpec:
         """Whether it holds feature statistics: averaged over devices once, never trained."""
         return self.name in {MEAN, MEAN_SQUARE}
 
+    @property
+    def is_in_deltas(self) -> bool:
+        """Whether a delta moves it, on a device and at the gateway."""
+        return not (self.is_personal or self.is_statistic)
+
 
 MEAN, MEAN_SQUARE = "normalize/mean", "normalize/mean_square"  # each float32 [D], of the features
 

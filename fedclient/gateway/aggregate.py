@@ -102,7 +102,7 @@ class RunningSum:
 
 def _untrained(tensors: tuple[TensorSpec, ...]) -> NDArray[np.bool_]:
     """Mark the elements [P] that no update moves, whatever it says."""
-    marks = [tensor.is_personal or tensor.is_statistic for tensor in tensors]
+    marks = [not tensor.is_in_deltas for tensor in tensors]
     return np.repeat(marks, [tensor.size for tensor in tensors])
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fedclient import runtime
 from fedclient.errors import DataError
+from fedclient.runtime.batches import class_numbers
 
 
 class Holdout:
@@ -28,4 +29,4 @@ class Holdout:
     def accuracy(self, head: NDArray[np.float32]) -> float:
         """Return the share of samples that `head` [P] predicts right."""
         self._model.set_weights(head)
-        return float((self._model.infer(self._x).argmax(axis=1) == self._y).mean())
+        return float((class_numbers(self._model.infer(self._x)) == self._y).mean())

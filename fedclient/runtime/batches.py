@@ -57,6 +57,13 @@ def checked_result(found: NDArray[Any], rows: int, width: int, name: str) -> NDA
     return found.reshape(rows, width)
 
 
+def class_numbers(logits: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the class of each row [B, C]; a single logit is that of the second of two classes."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0).astype(np.intp)
+    return np.asarray(logits.argmax(axis=1))
+
+
 def fixed_batch(port: Port) -> int | None:
     """Return the batch that the file fixes, None when it is dynamic."""
     return None if port.shape[0] < 0 else port.shape[0]

@@ -31,7 +31,7 @@ def clip(vector: NDArray[np.float32], bound: float) -> NDArray[np.float32]:
 
 def kept_back(tensors: tuple[TensorSpec, ...]) -> NDArray[np.bool_]:
     """Mark the elements of the flat head that no training sends: personal layers and feature statistics."""
-    marks = [np.full(tensor.size, tensor.is_personal or tensor.is_statistic) for tensor in tensors]
+    marks = [np.full(tensor.size, not tensor.is_in_deltas) for tensor in tensors]
     return np.concatenate(marks) if marks else np.zeros(0, dtype=bool)
 
 

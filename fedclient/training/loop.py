@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient.runtime import TrainableModel
+from fedclient.runtime.batches import class_numbers
 from fedclient.training import schedule
 from fedclient.training.sampling import order
 from fedclient.values import Plan
@@ -143,15 +144,15 @@ class Recalls:
 
 
 def recalls(model: TrainableModel, examples: Examples) -> Recalls:
-    """Count, by class, the rows whose largest logit is their label's."""
+    """Count, by class, the rows that `model` takes for what they are."""
     found = np.empty(len(examples), bool)
     for at in range(0, len(examples), _INFER_ROWS):
         part = slice(at, at + _INFER_ROWS)
-        found[part] = np.argmax(model.infer(examples.x[part]), axis=1) == examples.y[part]
+        found[part] = class_numbers(model.infer(examples.x[part])) == examples.y[part]
     _, classes, counts = np.unique(examples.y, return_inverse=True, return_counts=True)
     return Recalls(counts=counts, right=np.bincount(classes[found], minlength=len(counts)))
 
 
 def accuracy(model: TrainableModel, examples: Examples) -> float:
-    """Share of `examples` whose largest logit is their label's."""
+    """Share of `examples` that `model` takes for what they are."""
     return recalls(model, examples).accuracy

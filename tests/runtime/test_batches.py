@@ -67,3 +67,9 @@ def test_results_are_checked_too():
 def test_a_fixed_batch_is_told_from_a_dynamic_one():
     assert batches.fixed_batch(FREE) is None
     assert batches.fixed_batch(Port(name="x", shape=(8, 2), dtype=np.dtype(np.float32))) == 8
+
+
+def test_the_class_of_a_row_is_that_of_its_largest_logit_or_of_a_single_ones_sign():
+    assert batches.class_numbers(np.array([[0, 2, 1], [3, 2, 1]], np.float32)).tolist() == [1, 0]
+    assert batches.class_numbers(np.array([[-0.5], [0.5], [0]], np.float32)).tolist() == [0, 1, 0]
+    assert batches.class_numbers(np.zeros((0, 3), np.float32)).tolist() == []

@@ -230,3 +230,14 @@ def test_balanced_draws_are_what_is_trained_on() -> None:
     work.examples = Examples(x=np.zeros((30, 5), np.float32), y=np.array([0] * 27 + [1] * 2 + [2], np.int32))
     (rows,) = work._batches()
     assert np.bincount(work.examples.y[rows]).tolist() == [10, 10, 10]
+
+
+def test_a_model_with_a_single_output_tells_two_classes_apart() -> None:
+    class Single:
+        def infer(self, x) -> np.ndarray:
+            return x[:, :1]
+
+    rows = np.array([[-1], [-2], [1], [2], [3]], np.float32)
+    found = recalls(Single(), Examples(x=rows, y=np.array([0, 0, 0, 1, 1], np.int32)))
+    assert found.right.tolist() == [2, 2]
+    assert (found.accuracy, found.worst) == (4 / 5, 2 / 3)
