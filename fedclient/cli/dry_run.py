@@ -121,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         **_times(result, len(epochs)),
         "standardised": result["standardised"],
     }
+    if len(epochs) < args.epochs:
+        print(f"{len(epochs)} of {args.epochs} epochs: no more fit into --budget-s", file=sys.stderr)
     _say_what_differs(result)
     if args.json:
         print(json.dumps(report))

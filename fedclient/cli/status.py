@@ -148,13 +148,15 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         closed = "; ".join(gate["sentence"] for gate in found.closed)
         yield f"{'waiting for':<18}{closed or 'nothing now: the agent looks again every [schedule] poll_s'}"
     for one in rounds[:5]:
-        yield f"  update {one['counter']:<6} head {one['head']:<8} {one['status'] or 'no receipt yet'}"
+        unfit = f"   samples that do not fit the model: {skipped}" if (skipped := one.get("skipped")) else ""
+        yield f"  update {one['counter']:<6} head {one['head']:<8} {one['status'] or 'no receipt yet'}{unfit}"
 
 
 def _verdict(told: dict[str, Any] | None) -> str | None:
     if told is None:
         return None
-    return f"head {told['head']} {told['verdict'].replace('_', ' ')}: {told['why']}"
+    on = f" (on {told['rows']} samples, {told['held_out']} of them held out)" if "held_out" in told else ""
+    return f"head {told['head']} {told['verdict'].replace('_', ' ')}: {told['why']}{on}"
 
 
 def _beside(tuned: dict[str, Any] | None) -> str | None:

@@ -146,9 +146,11 @@ def test_what_a_plan_may_ask_reaches_the_trainer(run, monkeypatch: pytest.Monkey
         assert tuple(asked[-1][name] for name in names) == wanted
 
 
-def test_a_budget_ends_it_early(report) -> None:
-    found = report("--epochs", 50, "--budget-s", 1e-6, "--schedule", "cosine", model="momentum.tflite")
-    assert len(found["epochs"]) == 1
+def test_a_budget_ends_it_early_and_that_is_said(run) -> None:
+    wanted = ("--epochs", 50, "--budget-s", 1e-6, "--schedule", "cosine", "--json")
+    _, out, err = run(*wanted, model="momentum.tflite")
+    assert len(json.loads(out)["epochs"]) == 1
+    assert err == "1 of 50 epochs: no more fit into --budget-s\n"
 
 
 @pytest.mark.parametrize(

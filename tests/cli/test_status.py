@@ -187,7 +187,8 @@ def test_a_verdict_is_told_with_what_it_rests_on(folder, capsys) -> None:
     assert found == {"head": "1.2", "verdict": "kept_previous", "why": "it is worse", **report}
     assert found.keys() | {one.name.lower() for one in Verdict} == quoted(documented()["judgement"])
     assert main(["--state", str(folder.path), "status"]) == 0
-    assert "judgement         head 1.2 kept previous: it is worse" in capsys.readouterr().out
+    shown = "judgement         head 1.2 kept previous: it is worse (on 60 samples, 6 of them held out)\n"
+    assert shown in capsys.readouterr().out
 
 
 def test_a_copy_that_was_tuned_here_is_told_with_how_it_does(folder, capsys) -> None:
@@ -223,12 +224,13 @@ def test_the_last_20_rounds_newest_first_and_five_for_people(folder, capsys) -> 
     database = open_database(folder)
     journal = Journal(database)
     for counter in range(1, 26):
-        journal.record_round(counter, V1, {})
+        journal.record_round(counter, V1, {"skipped": max(0, counter - 24)})
     database.close()
     assert [one["counter"] for one in status(folder, capsys)["rounds"]] == list(range(25, 5, -1))
     main(["--state", str(folder.path), "status"])
-    shown = re.findall(r"^  update (\d+) ", capsys.readouterr().out, re.MULTILINE)
-    assert shown == ["25", "24", "23", "22", "21"]
+    shown = re.findall(r"^  update (\d+) .* yet(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert [number for number, _ in shown] == ["25", "24", "23", "22", "21"]
+    assert shown[:2] == [("25", "   samples that do not fit the model: 1"), ("24", "")]
 
 
 def test_people_read_what_it_waits_for(folder, capsys) -> None:
