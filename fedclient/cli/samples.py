@@ -19,14 +19,16 @@ from fedclient.device.personal import PersonalLayer
 from fedclient.device.residual import Residual
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import TunedHead
-from fedclient.errors import ConfigError, StorageError, UsageError
+from fedclient.errors import ConfigError, StorageDamaged, StorageError, UsageError
 from fedclient.samples.store import SampleStore
+from fedclient.storage import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fedclient.samples.importer import Dataset
     from fedclient.storage import Database
+    from fedclient.values import Manifest
 
 _BATCH = 128  # rows in one transaction, and between two steps of the progress line
 
@@ -115,6 +117,7 @@ def purge(args: argparse.Namespace) -> int:
         derived = open_database(folder) if folder.database.exists() else None
         count = store.purge(args.before_id)
         TunedHead(folder.current).remove()
+        _forget_damaged(folder, every=args.before_id is None)
         if derived is not None:
             _forget(derived)
             _forget_layer(folder, derived)
@@ -141,17 +144,36 @@ def _forget_layer(folder: DeviceFolder, database: Database) -> None:
     """Take the personal layer out of what apps predict with: they go on with the head as it was published."""
     slots = Slots(folder.current)
     slot = slots.active()
-    manifest = None if slot is None else Journal(database).manifest(slot.version)
-    if manifest is not None and any(tensor.is_personal for tensor in manifest.tensors):
+    if slot is None:
+        return
+    try:
+        _adopt_as_published(folder, slots, Journal(database).manifest(slot.version))
+    except StorageError as error:
+        raise StorageError(
+            f"the samples are purged, but until the next head is adopted apps use one with what was "
+            f"learnt from them in its personal layer, if it has one: {error}"
+        ) from error
+    slots.forget_previous()
+
+
+def _adopt_as_published(folder: DeviceFolder, slots: Slots, manifest: Manifest | None) -> None:
+    if manifest is None:
+        raise StorageDamaged("its manifest is gone")
+    if any(tensor.is_personal for tensor in manifest.tensors):
         blobs = Blobs(folder.blobs)
-        try:
-            slots.adopt(manifest, blobs.read(manifest.model), blobs.read(manifest.head))
-        except StorageError as error:
-            raise StorageError(
-                f"the samples are purged, but until the next head is adopted apps use one with what was "
-                f"learnt from them in its personal layer: {error}"
-            ) from error
-        slots.forget_previous()
+        slots.adopt(manifest, blobs.read(manifest.model), blobs.read(manifest.head))
+
+
+def _forget_damaged(folder: DeviceFolder, *, every: bool) -> None:
+    """Delete what was moved aside as damaged: nobody can tell which samples are in it."""
+    databases = folder.samples, folder.database
+    aside = [path for one in databases for path in sorted(one.parent.glob(f"{one.name}.damaged-*"))]
+    for path in aside:
+        if every:
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+        else:
+            print(f"{path} is damaged and may hold purged samples: delete it", file=sys.stderr)
 
 
 def _store(args: argparse.Namespace) -> SampleStore:

@@ -209,7 +209,44 @@ def test_purge_takes_the_personal_layer_out_of_what_apps_use(run, data, state):
     assert (slot.version, head) == (HeadVersion(1, 3), plain)
     assert not any(mark in path.read_bytes() for path in state.rglob("*") if path.is_file())
     assert len(list(device.current.iterdir())) == 3  # the list, the model, the head
+    database.execute("DELETE FROM manifest")  # as after a damaged database
+    code, _, said = run("purge", "--yes")
+    assert code == 1
+    assert "in its personal layer, if it has one: its manifest is gone" in said
     database.close()
+
+
+def test_purge_leaves_no_head_before_with_a_layer(run, data, state):
+    run("import", "--data", data)
+    device = folder.create(state)
+    database = open_database(device)
+    mark = b"learnt of one person" * 4
+    for number, name in ((1, "personal/bias"), (2, "output/bias")):
+        manifest = replace(
+            MANIFEST,
+            head_version=HeadVersion(1, number),
+            head=split(bytes(80)).ref,
+            tensors=(TensorSpec(name=name, shape=(20,)),),
+        )
+        Journal(database).save_manifest(manifest, keep=())
+        Slots(device.current).adopt(manifest, b"model", mark if number == 1 else bytes(80))
+    assert run("purge", "--yes")[0] == 0
+    assert Slots(device.current).read()[2] == bytes(80)
+    assert not any(mark in path.read_bytes() for path in state.rglob("*") if path.is_file())
+    database.close()
+
+
+def test_purge_deletes_what_was_moved_aside_as_damaged(run, data, state):
+    run("import", "--data", data)
+    device = folder.create(state)
+    for path in (device.samples, device.database):
+        for suffix in ("", "-wal"):
+            path.with_name(f"{path.name}.damaged-1{suffix}").write_bytes(b"a person's samples")
+    code, _, said = run("purge", "--before-id", "2", "--yes")
+    assert code == 0
+    assert said.count("may hold purged samples: delete it") == 4
+    assert run("purge", "--yes")[0] == 0
+    assert not list(state.rglob("*.damaged-*"))
 
 
 def test_purge_begins_nothing_where_no_device_is(run, data, state):
