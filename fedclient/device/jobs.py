@@ -43,10 +43,10 @@ class JobArguments:
     memory_mib: int | None
     feature_batch: int | None  # samples that the backbone takes at once, at most
     verbose: bool  # say how far it is, on the agent's standard error
-    finetune_epochs: int = 0  # of a copy for the app, after the job; 0: none
-    min_judged: int = 20  # rows; with fewer there is no telling
-    judges: bool = False  # the head first, before it is trained on
-    margin: float = 0.05  # of accuracy, that a head may lose and still be adopted
+    finetune_epochs: int  # of a copy for the app, after the job; 0: none
+    min_judged: int  # rows; with fewer there is no telling
+    judges: bool  # the head first, before it is trained on
+    margin: float  # of accuracy, that a head may lose and still be adopted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

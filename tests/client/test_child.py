@@ -22,6 +22,7 @@ def arguments(device, token: str = "00" * 16) -> JobArguments:
     return JobArguments(
         parent=os.getpid(), state=str(device.folder.path), token=token, min_samples=32, min_per_class=8,
         share_accuracy=False, nice=0, idle=False, memory_mib=None, feature_batch=None, verbose=False,
+        finetune_epochs=0, min_judged=20, judges=False, margin=0.05,
     )  # fmt: skip
 
 

@@ -70,6 +70,10 @@ def undisturbed(source: Path, copy: Path) -> tuple:
             memory_mib=None,
             feature_batch=None,
             verbose=False,
+            finetune_epochs=0,
+            min_judged=20,
+            judges=False,
+            margin=0.05,
         ),
         timeout_at_s=0.0,
     )

@@ -95,6 +95,7 @@ class Bench:
             "parent": 0, "state": str(self.folder.path), "token": job.token.hex(), "min_samples": 32,
             "min_per_class": 8, "share_accuracy": True, "nice": 0, "idle": False, "memory_mib": None,
             "feature_batch": None, "verbose": False,
+            "finetune_epochs": 0, "min_judged": 20, "judges": False, "margin": 0.05,
         }  # fmt: skip
         return JobArguments(**(values | changed))
 
