@@ -129,15 +129,18 @@ class Adoption:
             return
         if manifest is None:
             raise StorageDamaged(f"the manifest of head {version} is damaged: it will be fetched again")
-        head = self._head(manifest)
-        self._slots.adopt(manifest, self._blobs.read(manifest.model), head)
+        model, epoch = self._blobs.read(manifest.model), self._work.conditions.samples_epoch()
+        self._slots.adopt(manifest, model, self._head(manifest))
+        if self._work.conditions.samples_epoch() != epoch:  # a purge came, too soon to find the layer in it
+            self._slots.adopt(manifest, model, self._head(manifest))
+            self._slots.forget_previous()
 
     def fall_back(self, bad: HeadVersion) -> None:
         """Let apps predict with the head before `bad`, which this device cannot run."""
-        slot = self._slots.fall_back(bad)
-        log.error(
-            "head %s cannot be trained here; apps use %s", bad, "none" if slot is None else slot.version
-        )
+        before, slot = self._slots.active(), self._slots.fall_back(bad)
+        if slot != before or slot is None or slot.version == bad:  # else it is done, before a power cut
+            used = "none" if slot is None else slot.version
+            log.error("head %s cannot be trained here; apps use %s", bad, used)
 
     def _head(self, manifest: Manifest) -> bytes:
         """Return a head as apps get it; raises ModelError for one that no app could use."""

@@ -178,6 +178,8 @@ def _restarted(state: State, event: Restarted) -> tuple[State, tuple[Action, ...
         actions.append(Check(known.current))
     if known.adopted is not None:
         actions.append(Adopt(known.adopted))
+    elif known.unfit is not None:  # a power cut may have come before this was carried out
+        actions.append(FallBack(known.unfit))
     return known, tuple(actions)
 
 

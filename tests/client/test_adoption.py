@@ -15,13 +15,15 @@ from fedclient.client.timers import Timer
 from fedclient.client.work import FIRST_BACKOFF_S
 from fedclient.config import AdoptionSettings
 from fedclient.device.judgement import Judgements
+from fedclient.device.personal import PersonalKey, PersonalLayer
 from fedclient.device.slots import Slots
 from fedclient.errors import NoModelYet
+from fedclient.model.head import HeadOptions, write_head
 from fedclient.samples.store import SampleStore
 from fedclient.session import MAX_STRIKES
-from fedclient.values import HeadVersion, MessageType, Phase, ReceiptStatus, Verdict
+from fedclient.values import HeadVersion, Manifest, MessageType, Phase, ReceiptStatus, Verdict
 from tests.client.harness import PLAN, V1, V2, V3, Device, MiniGateway
-from tests.trainer.setup import samples
+from tests.trainer.setup import CLASSES, FEATURES, samples
 from tests.trainer.test_judge import BROKEN, trained
 
 ADOPTED, KEPT, UNJUDGED = Verdict.ADOPTED, Verdict.KEPT_PREVIOUS, Verdict.UNJUDGED
@@ -348,3 +350,41 @@ def test_what_is_adopted_is_put_back_at_the_start_where_it_is_damaged(ready, gat
         path.unlink()
     ready.start()
     assert load_model(ready.folder.path).version == V1
+
+
+def test_a_power_cut_before_apps_went_back_is_made_up_for(ready, gateway, caplog) -> None:
+    gateway.publish(V2, weights=trained(epochs=8))
+    ready.turn()
+    ready.trainer_ends()
+    assert in_use(ready) == V2
+    database, state = ready.agent._database, ready.agent.state
+    with database.transaction():  # what is committed when its trainer says that this runtime cannot
+        ready.agent._ledger.journal.save_state(replace(state, unfit=V2, adopted=None, done=V2))
+    ready.stop()
+    for said in (1, 1):
+        ready.start()
+        assert in_use(ready) == V1
+        assert caplog.text.count("head 1.2 cannot be trained here; apps use 1.1") == said
+        ready.stop()
+
+
+def test_a_purge_while_a_head_is_adopted_takes_the_layer_along(device, gateway, monkeypatch) -> None:
+    agent = device.join(gateway)
+    gateway.model = write_head(FEATURES, CLASSES, options=HeadOptions(personal=True))
+    manifest = gateway.publish(V1)
+    mark = np.full(sum(one.size for one in manifest.tensors if one.is_personal), 7, "<f4").tobytes()
+    adopt, seen = Slots.adopt, []
+    with SampleStore(device.folder.samples) as store, agent._database.transaction():
+        PersonalLayer(agent._database).save(PersonalKey.of(manifest, store.epoch), mark)
+
+    def purged(slots: Slots, manifest: Manifest, model: bytes, head: bytes) -> None:
+        with SampleStore(device.folder.samples) as store:
+            store.purge()
+        seen.append(mark[:12] in head)
+        adopt(slots, manifest, model, head)
+
+    monkeypatch.setattr(Slots, "adopt", purged)
+    device.turn()
+    assert seen == [True, False]
+    assert in_use(device) == V1
+    assert mark[:12] not in Slots(device.folder.current).read()[2]

@@ -244,12 +244,12 @@ TABLE = [
         replace(PAUSED, adopted=V1),
         (Check(V2), Adopt(V1)),
     ),
-    # a head that cannot be trained here does not come back to the apps
+    # a head that cannot be trained here does not come back to the apps, nor does it stay after a power cut
     (
         replace(IDLE, unfit=V1, adopted=None),
         Restarted(None, None, None),
         replace(IDLE, unfit=V1, adopted=None),
-        (),
+        (FallBack(V1),),
     ),
 ]
 
