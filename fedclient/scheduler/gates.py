@@ -230,7 +230,8 @@ def _samples(name: str, noun: str, found: int | None, floor: int | None) -> Chec
     if found is None:
         because = f"{noun} is not known: the sample store cannot be read"
         return settled(name, because, ok=False, remedy="`fedclient doctor` tells what is wrong with it")
-    return Check(name=name, noun=noun, value=found, threshold=floor, source="samples/", remedy=remedy)
+    source = "samples/, less those held out ([adoption] holdout)"
+    return Check(name=name, noun=noun, value=found, threshold=floor, source=source, remedy=remedy)
 
 
 def own_gate(asked: Asked) -> Check:
