@@ -63,6 +63,8 @@ def read_origin(model: bytes) -> Origin | None:
     if told is None:
         return None
     try:
+        if len(told) > limits.MAX_PACKAGED_BYTES:  # as Python's objects it would be many times that
+            raise ValueError
         found: dict[str, Any] = json.loads(told)
         return _origin(found) if found.get("tap") is not None else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, DataError):
@@ -91,7 +93,8 @@ def _tap(*, averaged: bool, shape: list[int], **rest: Any) -> Tap:
     if (
         tap.features < 1
         or not isinstance(averaged, bool)
-        or not all(isinstance(text, str) for text in (tap.name, tap.dtype, tap.why))
+        or not isinstance(tap.name, str)
+        or not all(isinstance(text, str) and text.isprintable() for text in (tap.dtype, tap.why))
     ):
         raise ValueError
     return tap

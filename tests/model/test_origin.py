@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fedclient import limits
 from fedclient.errors import ModelError
 from fedclient.model.head import METADATA_NAME, write_head
 from fedclient.model.origin import Input, Origin, Parent, read_origin
@@ -54,6 +55,9 @@ def test_a_head_alone_and_a_stranger_have_no_origin():
         {"tap": ORIGIN.as_json()["tap"] | {"index": 1.5}},
         {"tap": ORIGIN.as_json()["tap"] | {"name": 3}},
         {"tap": ORIGIN.as_json()["tap"] | {"surplus": 3}},
+        {"tap": ORIGIN.as_json()["tap"] | {"why": "\x1b[2J"}},
+        {"tap": ORIGIN.as_json()["tap"] | {"dtype": "int8\n"}},
+        {"surplus": "x" * limits.MAX_PACKAGED_BYTES},
         {"tap": ORIGIN.as_json()["tap"] | {"averaged": "yes"}},
         {"tap": ORIGIN.as_json()["tap"] | {"features": 0}},
         {"tap": [1]},
