@@ -14,7 +14,8 @@ from typing import Any
 from fedclient import limits
 from fedclient.errors import DataError, ModelError
 from fedclient.model.head import METADATA_NAME
-from fedclient.model.packaged import Preprocessing, checked_labels
+from fedclient.model.labels import checked_labels
+from fedclient.model.packaged import Preprocessing
 from fedclient.model.reader import read_metadata
 from fedclient.model.tap import Tap
 
@@ -63,9 +64,8 @@ def read_origin(model: bytes) -> Origin | None:
     if told is None:
         return None
     try:
-        if len(told) > limits.MAX_PACKAGED_BYTES:  # as Python's objects it would be many times that
-            raise ValueError
-        found: dict[str, Any] = json.loads(told)
+        # Cut, as Python's objects it would be many times as much; what is cut is damaged.
+        found: dict[str, Any] = json.loads(told[: limits.MAX_PACKAGED_BYTES])
         return _origin(found) if found.get("tap") is not None else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, DataError):
         raise ModelError(f"the metadata {METADATA_NAME!r} in the file is damaged") from None
