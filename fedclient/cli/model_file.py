@@ -97,7 +97,7 @@ def read_labels(text: str | None, classes: int) -> tuple[str, ...]:
     """
     if text is None:
         return ()
-    from fedclient.model.packaged import checked_labels, label_lines  # noqa: PLC0415 - ditto
+    from fedclient.model.labels import checked_labels, label_lines  # noqa: PLC0415 - ditto
 
     path = Path(text)
     try:

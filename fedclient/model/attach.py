@@ -13,7 +13,6 @@ What is known of the model travels in the file's metadata (`origin.py`).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -92,9 +91,8 @@ def attach(parent: bytes, head: NewHead, *, free_batch: bool = True) -> Attached
     features.output("features", _features(features, copied, tap))
     predict.output("logits", heads.logits(predict, _features(predict, copied, tap)))
     heads.add_signatures()
-    told = json.loads(metadata(head.hidden, head.options))
-    told |= _origin(parent, tensors, tap, packaged, labels).as_json()
-    writer.metadata(METADATA_NAME, json.dumps(told, sort_keys=True).encode())
+    origin = _origin(parent, tensors, tap, packaged, labels)
+    writer.metadata(METADATA_NAME, metadata(head.hidden, head.options, **origin.as_json()))
     return Attached(data=writer.to_bytes(), tap=tap, classes=head.classes, labels=labels)
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -64,9 +64,9 @@ def write_head(
     return writer.to_bytes()
 
 
-def metadata(hidden: int | None, options: HeadOptions = _DEFAULT) -> bytes:
-    """Return what marks a file as ours, and says which reference computes its step."""
-    told = {"hidden": hidden, "version": METADATA_VERSION, **asdict(options)}
+def metadata(hidden: int | None, options: HeadOptions = _DEFAULT, **more: Any) -> bytes:
+    """Return what marks a file as ours, and says which reference computes its step; and `more` to note."""
+    told = {"hidden": hidden, "version": METADATA_VERSION, **asdict(options), **more}
     return json.dumps(told, sort_keys=True).encode()
 
 

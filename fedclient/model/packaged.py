@@ -22,6 +22,7 @@ from typing import Final
 
 from fedclient import limits
 from fedclient.errors import DataError, ModelError
+from fedclient.model.labels import label_lines
 from fedclient.model.reader import Table
 
 METADATA_NAME: Final = "TFLITE_METADATA"
@@ -123,41 +124,6 @@ def read_packaged(model: bytes, metadata: Mapping[str, bytes]) -> Packaged:
         input_range=_range(first_input) if first_input else None,
         labels=_labels(model, first_output) if first_output else (),
     )
-
-
-def label_lines(text: bytes, where: str) -> tuple[str, ...]:
-    """Return the lines of a file of labels, without blank ones at the end.
-
-    Raises DataError when it is no such text.
-    """
-    try:
-        lines = [line.strip() for line in text.decode("utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise DataError(f"{where}: labels are lines of UTF-8 text") from None
-    while lines and not lines[-1]:
-        lines.pop()
-    return checked_labels(lines, where)
-
-
-def checked_labels(labels: list[str], where: str) -> tuple[str, ...]:
-    """Return `labels` when a manifest can carry them: distinct, short, and in one line each.
-
-    Raises DataError.
-    """
-    if len(labels) > limits.MAX_LABELS:
-        raise DataError(f"{where}: more than {limits.MAX_LABELS} labels")
-    known: set[str] = set()
-    for label in labels:
-        if (
-            not label
-            or len(label.encode(errors="replace")) > limits.MAX_LABEL_BYTES
-            or not label.isprintable()
-        ):
-            raise DataError(f"{where}: a label is 1 to {limits.MAX_LABEL_BYTES} bytes, not {label[:80]!r}")
-        if label in known:
-            raise DataError(f"{where}: two classes are called {label!r}")
-        known.add(label)
-    return tuple(labels)
 
 
 def _preprocessing(tensor: Table) -> Preprocessing | None:

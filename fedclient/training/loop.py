@@ -8,7 +8,7 @@ go on bit by bit as if it had never been stopped (PROTOCOL 5.1).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -143,12 +143,17 @@ class Recalls:
         return float((self.right / self.counts).min())
 
 
+def logits_of(
+    model: TrainableModel, examples: Examples
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    """Yield the logits of some rows at a time, and their labels.  Raises ModelError for no finite ones."""
+    for at in range(0, len(examples), _INFER_ROWS):
+        yield model.infer(examples.x[at : at + _INFER_ROWS]), examples.y[at : at + _INFER_ROWS]
+
+
 def recalls(model: TrainableModel, examples: Examples) -> Recalls:
     """Count, by class, the rows that `model` takes for what they are."""
-    found = np.empty(len(examples), bool)
-    for at in range(0, len(examples), _INFER_ROWS):
-        part = slice(at, at + _INFER_ROWS)
-        found[part] = class_numbers(model.infer(examples.x[part])) == examples.y[part]
+    found = np.concatenate([class_numbers(logits) == y for logits, y in logits_of(model, examples)])
     _, classes, counts = np.unique(examples.y, return_inverse=True, return_counts=True)
     return Recalls(counts=counts, right=np.bincount(classes[found], minlength=len(counts)))
 

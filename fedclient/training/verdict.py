@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient.runtime import TrainableModel
-from fedclient.training.loop import Examples
+from fedclient.training.loop import Examples, logits_of
 from fedclient.values import Verdict
 
 LEAST_KNOWN = 0.05  # of ln C
@@ -32,7 +32,6 @@ SURE = 2.0  # standard errors
 KEPT_SHARE = 0.9  # of what the head in use knows
 _ROUNDING = 1e-5  # float32 logits, summed; an all-zero head must come out at ln C
 _FEWEST, _MOST = 20, 1000  # rows, whatever the margin
-_INFER_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +53,8 @@ def measure(model: TrainableModel, examples: Examples) -> Measured:
     """Measure the head that `model` holds; raises ModelError for logits that are not finite."""
     hits: list[NDArray[np.bool_]] = []
     losses: list[NDArray[np.float64]] = []
-    for at in range(0, len(examples), _INFER_ROWS):
-        y = examples.y[at : at + _INFER_ROWS]
-        scores = log_probabilities(model.infer(examples.x[at : at + _INFER_ROWS]))
+    for logits, y in logits_of(model, examples):
+        scores = log_probabilities(logits)
         hits.append(scores.argmax(axis=1) == y)
         losses.append(-scores[np.arange(len(y)), y])
     loss = np.concatenate(losses)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
+from fedclient.cli import model
 from fedclient.device import folder as folders
 
 
@@ -17,3 +20,17 @@ def quiet(monkeypatch) -> None:
 def folder(tmp_path):
     """Return a device's new state folder."""
     return folders.create(tmp_path / "state")
+
+
+@pytest.fixture
+def run_model(capsys):
+    """Run a verb of `fedclient model`; return its exit code and what it printed."""
+    parser = argparse.ArgumentParser()
+    model.add_parser(parser.add_subparsers())
+
+    def run(*words):
+        args = parser.parse_args(["model", *map(str, words)])
+        code = args.run(args)
+        return code, capsys.readouterr().out
+
+    return run

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import argparse
 import json
 
 import numpy as np
 import pytest
 
-from fedclient.cli import model
 from fedclient.cli.main import main
 from fedclient.errors import ModelError, UsageError
 from fedclient.model.attach import NewHead, attach
@@ -27,20 +25,6 @@ KEYS = [
 
 
 @pytest.fixture
-def run(capsys):
-    """Run one command line; return its exit code and what it printed."""
-    parser = argparse.ArgumentParser()
-    model.add_parser(parser.add_subparsers())
-
-    def run_(*words):
-        args = parser.parse_args(["model", *map(str, words)])
-        code = args.run(args)
-        return code, capsys.readouterr().out
-
-    return run_
-
-
-@pytest.fixture
 def backbone(tmp_path):
     path = tmp_path / "backbone.tflite"
     metadata = packages.described((127.5,), (127.5,), labels="labels.txt")
@@ -48,9 +32,9 @@ def backbone(tmp_path):
     return path
 
 
-def test_the_json_is_what_other_checks_rely_on(run, backbone, tmp_path):
+def test_the_json_is_what_other_checks_rely_on(run_model, backbone, tmp_path):
     out = tmp_path / "out.tflite"
-    code, text = run("attach-head", backbone, "--classes", 3, "-o", out, "--json")
+    code, text = run_model("attach-head", backbone, "--classes", 3, "-o", out, "--json")
     told = json.loads(text)
     assert code == 0
     assert list(told) == KEYS
@@ -65,7 +49,7 @@ def test_the_json_is_what_other_checks_rely_on(run, backbone, tmp_path):
     assert read_origin(out.read_bytes()).labels == ("cat", "dog", "cow")
 
 
-def test_every_option_reaches_the_head(run, backbone, tmp_path):
+def test_every_option_reaches_the_head(run_model, backbone, tmp_path):
     out = tmp_path / "out.tflite"
     np.savez(tmp_path / "data.npz", x=np.full((2, SIDE, SIDE, CHANNELS), 0.5, np.float32), y=[0, 1])
     words = [
@@ -80,7 +64,7 @@ def test_every_option_reaches_the_head(run, backbone, tmp_path):
         "--normalize",
         "--personal",
     ]
-    code, text = run(
+    code, text = run_model(
         "attach-head",
         backbone,
         "--classes",
@@ -148,16 +132,18 @@ def test_what_cannot_be_called_so_is_usage(backbone, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backbone.tflite", "old.tflite"]
 
 
-def test_a_file_that_is_there_is_replaced_by_force_only(run, backbone, tmp_path):
+def test_a_file_that_is_there_is_replaced_by_force_only(run_model, backbone, tmp_path):
     out = tmp_path / "out.tflite"
     out.write_text("precious")
     with pytest.raises(UsageError, match="--force"):
-        run("attach-head", backbone, "--classes", 3, "-o", out)
-    assert run("attach-head", backbone, "--classes", 3, "-o", out, "--force")[0] == 0
+        run_model("attach-head", backbone, "--classes", 3, "-o", out)
+    assert run_model("attach-head", backbone, "--classes", 3, "-o", out, "--force")[0] == 0
     assert out.read_bytes()[4:8] == b"TFL3"
 
 
-def test_samples_that_do_not_fit_write_nothing(run, backbone, tmp_path):
+def test_samples_that_do_not_fit_write_nothing(run_model, backbone, tmp_path):
     np.savez(tmp_path / "data.npz", x=np.zeros((2, 5), np.float32), y=[0, 1])
     with pytest.raises(ModelError, match=r"the samples are \[5\], the model takes \[8, 8, 3\]"):
-        run("attach-head", backbone, "--classes", 3, "-o", tmp_path / "o", "--data", tmp_path / "data.npz")
+        run_model(
+            "attach-head", backbone, "--classes", 3, "-o", tmp_path / "o", "--data", tmp_path / "data.npz"
+        )

@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 from fedclient import limits
-from fedclient.errors import DataError, ModelError
+from fedclient.errors import ModelError
 from fedclient.model.document import Document
-from fedclient.model.packaged import METADATA_NAME, Packaged, Preprocessing, label_lines, read_packaged
+from fedclient.model.packaged import METADATA_NAME, Packaged, Preprocessing, read_packaged
 from tests.model.packages import archive, described, with_metadata
 
 LABELS = b"cat\ndog\n\xc3\xa9l\xc3\xa9phant\n"
@@ -119,20 +119,6 @@ def test_a_damaged_archive_is_refused(tail, message):
 def test_labels_that_no_manifest_can_carry_are_left_out():
     for text in (b"crane\ncrane\n", b"a" * 65, b"\xff\xfe", b"one\n\ntwo", b"bell\x07"):
         assert read(described(labels="l"), {"l": text}).labels == ()
-
-
-def test_the_lines_of_a_file_are_labels():
-    assert label_lines(b"\xef\xbb\xbfa \r\nb\r\n\r\n", "f") == ("a", "b")
-    with pytest.raises(DataError, match=r"labels\.txt: two classes are called 'a'"):
-        label_lines(b"a\na", "labels.txt")
-    with pytest.raises(DataError, match="more than"):
-        label_lines("\n".join(map(str, range(limits.MAX_LABELS + 1))).encode(), "f")
-
-
-def test_a_million_labels_are_refused_by_their_number_before_any_is_looked_at():
-    names = [f"{number:x}" for number in range(limits.MAX_LABELS)]
-    with pytest.raises(DataError, match="more than"):  # to find the two took time by the square of them
-        label_lines("\n".join([*names, "same", "same"]).encode(), "f")
 
 
 def test_no_damage_gets_out_as_another_error():
