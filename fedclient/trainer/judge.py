@@ -187,9 +187,11 @@ class Court:
         return loses_classes(new, used.found, overlap, self._terms.margin)
 
     def _nameless(self, ids: tuple[int, ...], by: Case) -> int:
-        """Count the rows that a model takes, and has no class for."""
+        """Count the rows that a model takes, and that it has no class for or none with a name."""
+        classes = max(by.model.classes, 2)
+        named = range(min(classes, len(by.labels)) if by.labels else classes)
         return sum(
-            fits(row, by.model) and class_number(row.label, by.labels, by.model.classes) is None
+            fits(row, by.model) and class_number(row.label, by.labels, classes) not in named
             for row in self._store.read(ids)
         )
 

@@ -204,6 +204,15 @@ def test_a_list_of_other_labels_does_not_make_a_head_good(device, labels) -> Non
     assert court(device).judge(V3) is KEPT
 
 
+def test_numbers_that_a_list_has_no_name_for_are_lost_too(device) -> None:
+    use(device, trained())
+    named(device, V2, ("the first",), ALWAYS_THE_FIRST)
+    assert court(device).judge(V2) is KEPT
+    assert "it has no class for 40 of 60 samples" in report(device)["why"]
+    named(device, V2, ("the first", "the second", "the third"), trained())
+    assert court(device).judge(V2) is ADOPTED
+
+
 def test_labels_in_another_order_and_more_of_them_are_no_loss(device) -> None:
     use_named(device)
     rows = np.frombuffer(trained(), "<f4")
