@@ -254,9 +254,9 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of `path`; raises StorageDamaged when there are more than `max_bytes`."""
-    with disk_errors(path), path.open("rb") as file:
-        data = file.read(max_bytes + 1)
+    """Return the bytes of `path`, a pipe's without waiting; more than `max_bytes` raise StorageDamaged."""
+    with disk_errors(path), open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+        data = file.read(max_bytes + 1) or b""
     if len(data) > max_bytes:
         raise StorageDamaged(f"{path}: larger than {max_bytes} bytes, so it is not what fedclient wrote")
     return data

@@ -110,7 +110,7 @@ class TunedHead:
 
     def _is_here(self) -> bool:
         with disk_errors(self._path):
-            return self._path.exists()
+            return self._path.exists() and not self._path.is_fifo()  # nobody waits for a pipe
 
 
 def _parse(line: bytes) -> Tuned | None:

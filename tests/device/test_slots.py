@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -122,6 +123,23 @@ def test_what_a_power_cut_left_half_written_goes_with_the_next_head(slots, tmp_p
     (tmp_path / f".{'0' * 32}.tflite.0123456789ab.tmp").write_bytes(MODEL)
     adopt(slots, 1)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("pattern", ["*.json", "*.head", "*.tflite"])
+def test_nobody_waits_for_a_pipe_in_the_shared_folder(slots, tmp_path, pattern) -> None:
+    adopt(slots, 1)
+    for path in tmp_path.glob(pattern):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(StorageDamaged):
+        slots.read()
+    for path in tmp_path.glob(pattern):  # with somebody at its other end
+        writer = os.open(path, os.O_RDWR)
+        with pytest.raises(StorageDamaged):
+            slots.read()
+        os.close(writer)
+    adopt(slots, 1)
+    assert slots.read()[0].version == HeadVersion(1, 1)
 
 
 def test_what_others_put_into_the_shared_folder_is_in_nobodys_way(slots, tmp_path) -> None:

@@ -84,6 +84,12 @@ def test_it_stands_for_no_other_head(head, changed) -> None:
     assert head.stored() == TUNED  # whoever falls back to its head has it again
 
 
+def test_nobody_waits_for_a_pipe_in_its_place(head, tmp_path) -> None:
+    os.mkfifo(tmp_path / "personal")
+    assert head.stored() is None
+    assert head.read(SLOT) is None
+
+
 def test_a_removed_one_is_gone(head) -> None:
     head.save(TUNED, HEAD)
     head.remove()
