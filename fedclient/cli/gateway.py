@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedclient import limits
-from fedclient.cli import gateway_devices
+from fedclient.cli import gateway_devices, model_file
 from fedclient.cli.desk import open_desk, state_folder
 from fedclient.cli.main import become_owner, given
 from fedclient.errors import ModelError, UsageError
@@ -53,7 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "model", type=Path, metavar="MODEL.tflite", help="fedclient model check says ok to it"
     )
     publish_.add_argument(
-        "--labels", default="", metavar="A,B,C", help="names of the classes, in order (default: the file's)"
+        "--labels", metavar="A,B,C|FILE", help="names of the classes, in order (default: the model's)"
     )
     publish_.add_argument(
         "--plan", type=Path, metavar="PLAN.toml", help="how devices train: docs/operations.md"
@@ -145,14 +145,12 @@ def publish(args: argparse.Namespace) -> int:
     from fedclient.model.check import check  # noqa: PLC0415 - ditto
 
     plan = read_plan(args.plan) if args.plan else Plan()
-    data = _read(args.model, limits.MAX_MODEL_BYTES)
+    data = model_file.read_model(args.model)
     report = check(data)  # in a child process: a damaged file may crash the runtime
     if not report.ok:
         raise ModelError(f"{args.model}: {report.reason}")
     model = runtime.load(data)
-    labels = tuple(label.strip() for label in args.labels.split(",")) if args.labels else _labels(data)
-    if labels and len(labels) != model.classes:
-        raise UsageError(f"--labels has {len(labels)} names, the model has {model.classes} classes")
+    labels = model_file.read_labels(args.labels, model.classes) or _labels(data)
     content = releases.Content(
         model=data,
         head=model.get_weights(),
@@ -229,14 +227,3 @@ def _verdicts(row: dict[str, Any]) -> str:
     """Say what devices made of a head, as far as any has said so."""
     said = [f"{name.replace('_', ' ')} {count}" for name, count in row["verdicts"].items() if count]
     return f"  {', '.join(said)}" if said else ""
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > max_bytes:
-        raise UsageError(f"{path} has more than {max_bytes} bytes")
-    return data

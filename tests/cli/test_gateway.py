@@ -95,12 +95,18 @@ def test_publish_rollback_recover_and_rounds(state, model, tmp_path, capsys):
     }
     assert call(state, "rollback", "9") == 2
     assert call(state, "publish", model, "--labels", "a,b") == 2
+    assert call(state, "publish", model, "--labels", "a,b,a") == 2  # two classes of one name
 
 
 def test_labels_that_came_with_the_model_are_published(state, tmp_path):
     path = tmp_path / "attached.tflite"
     path.write_bytes(attach(backbones.classifier(), NewHead(classes=2, labels=("cat", "dog"))).data)
-    for words, labels in (([], ("cat", "dog")), (["--labels", "a,b"], ("a", "b"))):
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    for words, labels in (
+        ([], ("cat", "dog")),
+        (["--labels", "a,b"], ("a", "b")),
+        (["--labels", tmp_path / "names.txt"], ("x", "y")),
+    ):
         assert call(state, "publish", path, *words) == 0
         closer, desk = opened(state)
         with closer:
