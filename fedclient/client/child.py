@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 ORPHAN_S = 5.0  # a killed process is gone in milliseconds, unless the disk hangs
 
 _IN_WORDS: dict[int, str] = {
-    TrainerExit.DATA: "the samples do not do",
+    TrainerExit.DATA: "the samples are too few, or do not fit the model",
     TrainerExit.MODEL: "this model cannot be trained here",
     TrainerExit.DISK: "the disk is full or busy",
     TrainerExit.LOST: "the stored head or model is damaged",

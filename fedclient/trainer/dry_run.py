@@ -129,17 +129,22 @@ def _prepared(arguments: DryRunArguments, model: TrainableModel, spent: Spent) -
             f"a sample has shape {list(shape)}, the model takes {list(model.sample_shape)}: "
             "is this the data the model was made for?"
         )
+    kept = as_array(dataset.x[0], "row 0").dtype
+    if model.has_features and kept != model.sample_dtype.name:  # a job skips such samples
+        raise DataError(
+            f"samples are kept as {kept}, the model takes {model.sample_dtype}: "
+            "give what the app gives the model"
+        )
     rows = Features(model, at_once=arguments.feature_batch)  # no cache: nothing is left behind
-    prepared = prepare(_samples(dataset, model), model, names, rows)
+    prepared = prepare(_samples(dataset), model, names, rows)
     spent.add_backbone(rows)
     return prepared
 
 
-def _samples(dataset: Dataset, model: TrainableModel) -> Iterator[Sample]:
+def _samples(dataset: Dataset) -> Iterator[Sample]:
     """Yield the rows as if an app had recorded them."""
     for number, (row, label) in enumerate(zip(dataset.x, dataset.y, strict=True)):
-        x = model.as_samples(row) if model.has_features else row
-        yield Sample(id=number, label=label, array=as_array(x, f"row {number}"))
+        yield Sample(id=number, label=label, array=as_array(row, f"row {number}"))
 
 
 def _split(examples: Examples, arguments: DryRunArguments) -> tuple[Examples, Examples | None]:

@@ -54,8 +54,9 @@ def prepare(
     classes: list[int] = []
     x = np.empty((0, *model.x_shape), np.float32)
     contents: set[bytes] = set()
-    skipped = 0
+    skipped, first = 0, ""
     for batch in _batches(samples):
+        first = first or f" (the first is {list(batch[0].array.shape)} {batch[0].array.dtype})"
         fitting = [
             (sample, number)
             for sample in batch
@@ -72,7 +73,8 @@ def prepare(
     if not ids:
         raise DataError(
             f"no sample fits the model: {skipped} have another shape or type than "
-            f"{list(model.sample_shape)} {model.sample_dtype}, or a label that is not one of its classes"
+            f"{list(model.sample_shape)} {model.sample_dtype}{first}, or a label that is not "
+            "one of its classes"
         )
     examples = Examples(x=x, y=np.array(classes, dtype=np.int32))
     return Prepared(examples=examples, ids=tuple(ids), skipped=skipped, distinct=len(contents))

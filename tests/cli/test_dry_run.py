@@ -260,7 +260,8 @@ def test_a_backbone_gets_the_raw_samples(report, run, tmp_path: Path) -> None:
     scaled = save(tmp_path, x / np.float32(255), np.arange(60) % 3)
     code, out, err = run(model="backbone.tflite", data=scaled)
     assert (code, out) == (1, "")
-    assert err == f"fedclient: {scaled}: a sample has values that are no uint8, which the model takes\n"
+    told = "samples are kept as float32, the model takes uint8: give what the app gives the model"
+    assert err == f"fedclient: {scaled}: {told}\n"  # a device would skip them
 
 
 def test_a_function_of_the_users_own(tmp_path: Path, files: Path) -> None:

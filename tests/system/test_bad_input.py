@@ -282,9 +282,10 @@ def test_samples_that_do_not_fit_are_kept_and_said(world: World, files: Path) ->
         device = world.device("dev", data="wide.npz")
         device.ok("samples", "import", "--data", files / "labels.npz")
         code, said = once(device)
-        assert "trainer: no sample fits the model: 128 have another shape or type than [4] float32" in said
+        assert "trainer: no sample fits the model: 128 have another shape or type than [4] float32 (" in said
         assert said.splitlines()[-1] == (
-            "fedclient: training failed: the samples do not do; the trainer's own line is above"
+            "fedclient: training failed: the samples are too few, or do not fit the model; "
+            "the trainer's own line is above"
         )
         assert code == 1
         device.ok("samples", "import", "--data", files / "few.npz")
