@@ -193,7 +193,7 @@ def test_samples_purged_while_the_backbone_runs_leave_no_features(tmp_path) -> N
     job = device.jobs.current()
     assert JobRun(device.arguments(job, feature_batch=8), purge).run() == TrainerExit.STOPPED
     assert not features_path(device.folder.samples).exists()
-    with pytest.raises(DataError, match=r"no sample fits .* \(the first is \["):
+    with pytest.raises(DataError, match="no sample fits"):
         run(device)
     device.close()
 

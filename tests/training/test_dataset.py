@@ -67,7 +67,7 @@ def test_samples_of_other_shapes_and_types_train_together(store) -> None:
 
 def test_nothing_that_fits_is_an_error_that_says_what_would(store) -> None:
     store.append([1.0], 0)
-    with pytest.raises(DataError, match=r"\[6\] float32"):
+    with pytest.raises(DataError, match=r"\[6\] float32 \(the first is \[1\] float32\)"):
         prepared(store)
     with pytest.raises(DataError):
         prepared(store, ids=[])
