@@ -12,6 +12,7 @@ from fedclient import limits
 from fedclient.cli import duration
 from fedclient.cli.desk import open_desk
 from fedclient.errors import UsageError
+from fedclient.scheduler.check import duration as span
 from fedclient.values import CommandKind
 
 if TYPE_CHECKING:
@@ -71,16 +72,23 @@ def devices(args: argparse.Namespace) -> int:
         )
         return 0
     for row in rows:
-        status = row["status"] or {}
         print(
             f"{row['id']}  {row['standing']:<9}  updates {row['last_counter']}"
-            f"  {status.get('phase', '-')}{_judged(row['judgement'])}{_paused(row['pause'])}"
+            f"  {_said(row['status'])}{_judged(row['judgement'])}{_paused(row['pause'])}"
         )
     if not rows:
         print("no device is enrolled yet: `fedclient gateway invite` lets one in", file=sys.stderr)
     for _, device, sentence in alarms[-10:]:
         print(f"alarm: {device or 'gateway'}: {sentence}", file=sys.stderr)
     return 0
+
+
+def _said(status: dict[str, Any] | None) -> str:
+    """Say what the device does; it says so seldom, so an old word is told as one."""
+    if status is None:
+        return "-"
+    age_s = max(0.0, time.time() - status["unix_s"])
+    return f"{status['phase']} ({span(age_s)} ago)"
 
 
 def _judged(judgement: dict[str, Any] | None) -> str:

@@ -41,7 +41,8 @@ def inspect(args: argparse.Namespace) -> int:
 
 def _lines(found: Inspection) -> Iterator[str]:
     yield f"file           {found.bytes:,} bytes, SHA-256 {found.sha256}"
-    yield f"trainable      {'yes' if found.trainable else 'no: fedclient model attach-head makes it so'}"
+    how = ": fedclient model attach-head makes it so" if found.tap else ""
+    yield f"trainable      {'yes' if found.trainable else f'no{how}'}"
     if found.head:
         yield f"head           {_head(found.head)}"
     if found.parent:

@@ -8,7 +8,17 @@ import pytest
 from fedclient.gateway.roster import Standing
 from fedclient.gateway.server import found
 from fedclient.gateway.store import Release
-from fedclient.values import Base, Broker, Command, CommandKind, HeadVersion, Judgement, Verdict
+from fedclient.values import (
+    Base,
+    Broker,
+    Command,
+    CommandKind,
+    HeadVersion,
+    Judgement,
+    Phase,
+    Status,
+    Verdict,
+)
 from fedclient.wire.topics import Topics
 from tests.cli.desks import call, one_object, opened
 
@@ -86,6 +96,17 @@ def test_what_a_device_made_of_its_newest_head(three, capsys) -> None:
     assert call(three, "devices", "--json") == 0
     found = [row["judgement"] for row in one_object(capsys)["devices"]]
     assert found == [{"generation": 1, "version": 2, "verdict": "kept_previous"}, None, None]
+
+
+def test_an_old_status_is_told_as_one(three, capsys) -> None:
+    said = Status(
+        start=1, sequence=1, phase=Phase.IDLE, closed_gates=(), floor=HeadVersion(1, 1), software="x"
+    )
+    closer, desk = opened(three)
+    with closer, desk.store.transaction():
+        desk.store.roster.save_status(ONE, said, int(time.time()) - 7 * 60 - 1)
+    assert call(three, "devices") == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("  idle (7 min ago)")
 
 
 def test_reinstate_ends_a_suspension(state):

@@ -40,7 +40,7 @@ def test_a_name_cannot_steer_a_terminal(tmp_path, capsys):
     assert "\x1b" not in text
     assert "\\x1b[2Jing_default_image" in text
     assert "x" * 65 not in text
-    assert "tap            none: the model's output comes from NEG" in text
+    assert "trainable      no\ntap            none: the model's output comes from NEG" in text
 
 
 def test_what_is_no_model_is_one_line(tmp_path, capsys):
