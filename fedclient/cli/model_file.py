@@ -110,8 +110,10 @@ def read_labels(text: str | None, classes: int) -> tuple[str, ...]:
                 labels = label_lines(file.read(limits.MAX_PACKAGED_BYTES), text)
         else:
             labels = checked_labels([label.strip() for label in text.split(",")], "--labels")
-    except (DataError, OSError) as error:
-        raise UsageError(f"cannot use --labels: {error}") from None
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"cannot read --labels {text}: {error.strerror}") from None
     if len(labels) != classes:
         raise UsageError(f"--labels has {len(labels)} names, the head has {classes} classes")
     return labels

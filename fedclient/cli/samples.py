@@ -80,7 +80,8 @@ def import_(args: argparse.Namespace) -> int:
                     dataset.x[rows], [dataset.y[row] for row in rows], source=args.source, holdout=holdout
                 )
         after = store.stats()
-    print(f"imported {len(held)} samples, {sum(held)} of them hold-out; the store now has {after.rows}")
+    marked = f"{sum(held)} of them marked hold-out"
+    print(f"imported {len(held)} samples, {marked}; the store now has {after.rows}")
     if after.dropped > before:
         print(f"{after.dropped - before} older ones made room ([limits] samples_max_rows, samples_max_mib)")
     return 0
@@ -187,6 +188,7 @@ def _store(args: argparse.Namespace) -> SampleStore:
         DeviceFolder(args.settings.state).samples,
         max_rows=limits.samples_max_rows,
         max_bytes=limits.samples_max_mib << 20,
+        holdout=args.settings.adoption.holdout,  # else it counts none until an agent has run
     )
 
 

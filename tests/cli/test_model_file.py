@@ -95,7 +95,7 @@ def test_labels_are_words_or_lines_of_a_file(tmp_path):
     assert read_labels(str(tmp_path / "labels.txt"), 2) == ("cat", "dog")
     for text, classes, message in (
         ("cat,dog", 3, "has 2 names, the head has 3 classes"),
-        ("cat,cat", 2, "two classes are called 'cat'"),
+        ("cat,cat", 2, "^--labels: two classes are called 'cat'"),
         ("cat,", 2, "a label is 1 to 64 bytes"),
         (str(tmp_path / "labels.txt"), 5, "has 2 names"),
         ("none.txt", 5, "there is no file none.txt: --labels takes 5 names"),

@@ -60,7 +60,7 @@ def data(tmp_path):
 def test_import_stores_every_row_in_order_with_its_source(run, data, state):
     code, out, err = run("import", "--data", data, "--source", "lab")
     assert (code, err) == (0, "")
-    assert out == "imported 600 samples, 0 of them hold-out; the store now has 600\n"
+    assert out == "imported 600 samples, 0 of them marked hold-out; the store now has 600\n"
     with SampleStore(database_path(state)) as store:
         found = list(store.read(range(1, 601)))
         assert [sample.label for sample in found] == [row % 3 for row in range(600)]
@@ -70,11 +70,16 @@ def test_import_stores_every_row_in_order_with_its_source(run, data, state):
 
 def test_holdout_is_chosen_by_content(run, data, state):
     assert run("import", "--data", data, "--holdout-fraction", "0.2")[0] == 0
-    with SampleStore(database_path(state)) as store:
+    with SampleStore(database_path(state), holdout=0.0) as store:  # the owner's share goes by number
         held = store.usable(1000, holdout=True)
         assert 60 < len(held) < 180
         held_contents = {sample.array.data for sample in store.read(held)}
         assert not held_contents & {sample.array.data for sample in store.read(store.usable(1000))}
+
+
+def test_the_owners_share_is_counted_before_an_agent_has_run(run, data):
+    assert run("import", "--data", data)[0] == 0
+    assert 30 < json.loads(run("stats", "--json")[1])["holdout"] < 90  # a tenth of 600
 
 
 def test_bad_data_is_one_sentence_and_nothing_is_stored(run, tmp_path, state):
