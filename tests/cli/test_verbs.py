@@ -17,6 +17,7 @@ import pytest
 from fedclient.cli.main import VERBS, _Parser
 from fedclient.testing import week
 from fedclient.testing.broker import Mosquitto
+from tests.model import backbones
 from tests.system.commands import SETTINGS, Setup, environment
 
 _Level = argparse._SubParsersAction
@@ -56,6 +57,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
     np.savez(data, x=rng.normal(size=(40, 4)).astype(np.float32), y=np.arange(40) % 2)
     readings = folder / "readings.trace"
     readings.write_text("".join(week.lines("calm", days=0.1)))
+    (folder / "deployed.tflite").write_bytes(backbones.classifier())
     gateway.ok("model", "new-head", "--features", 4, "--classes", 2, "-o", head)
     gateway.ok("gateway", "init", "--federation", "farm", "--broker", "localhost:1883")
     gateway.ok("gateway", "publish", head)
@@ -67,7 +69,12 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
         "why": (device, []),
         "dry-run": (device, ["--model", head, "--data", data, "--epochs", 1]),
         "samples stats": (device, []),
+        "model attach-head": (
+            device,
+            [folder / "deployed.tflite", "--classes", 2, "-o", folder / "new.tflite"],
+        ),
         "model check": (device, [head]),
+        "model inspect": (device, [head]),
         "gateway devices": (gateway, []),
         "gateway rounds": (gateway, []),
         "boards": (device, []),
