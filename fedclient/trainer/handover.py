@@ -42,6 +42,7 @@ class Result:
     epochs: int | None = None  # done, where time cut the plan's
     accuracy_percent: int | None = None  # of the base head, where the owner shares it
     left: TakenBack | None = None  # the new residual and what it settles; None: neither changes
+    marks: dict[str, int] = field(default_factory=dict)  # counters, and what they become
     personal: bytes | None = None  # the layer that is never sent; None: it does not change
     sizes: dict[str, int] = field(default_factory=dict)  # bytes after each stage
     report: dict[str, object] = field(default_factory=dict)
@@ -87,6 +88,9 @@ def hand_over(place: Workplace, job: Job, manifest: Manifest, result: Result) ->
         if result.personal is not None:
             PersonalLayer(place.database).save(PersonalKey.of(manifest, epoch), result.personal)
         outbox.put(row)
+        for name, value in result.marks.items():
+            place.journal.clear(name)
+            place.journal.raise_to(name, value)
         report = {**result.report, "bytes": {**result.sizes, "sealed": len(row.envelope)}}
         place.journal.record_round(counter, manifest.head_version, report)
         place.jobs.drop()

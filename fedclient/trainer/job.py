@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,11 @@ from fedclient.device.jobs import Job, JobArguments, TrainerExit
 from fedclient.errors import PrivacyFloor, StorageDamaged
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
-from fedclient.trainer import checkpoints, judge, personal
+from fedclient.trainer import checkpoints, judge, personal, statistics
 from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
 from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.pack import pack
 from fedclient.trainer.spent import Spent
-from fedclient.trainer.statistics import collect
 from fedclient.trainer.tuning import Tuning
 from fedclient.trainer.workplace import Superseded, Workplace
 from fedclient.training.dataset import Prepared, prepare
@@ -61,7 +61,9 @@ class JobRun:
         job, prepared = self._samples(job, manifest, model)
         log.info("head %s samples=%d", job.head_version, len(prepared.examples))
         if manifest.plan.statistics:
-            result: Result | None = collect(prepared.examples, manifest, self._report(prepared))
+            statistics.check_apart(self._place, prepared.ids, manifest.labels)
+            measured = statistics.collect(prepared.examples, manifest, self._report(prepared))
+            result: Result | None = replace(measured, marks=statistics.marks(prepared.ids))
         else:
             result = self._train(job, manifest, (model, base), prepared)
         if result is None:

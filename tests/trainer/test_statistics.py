@@ -21,7 +21,7 @@ from fedclient.trainer.job import JobRun
 from fedclient.trainer.statistics import collect
 from fedclient.training.loop import Examples
 from fedclient.values import HeadVersion, Manifest, parameters
-from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, bench, samples
+from tests.trainer.setup import CLASSES, FEATURES, PLAN, Bench, bench, samples, settle
 
 V1, V2 = HeadVersion(1, 1), HeadVersion(1, 2)
 COLLECTING = replace(PLAN, statistics=True)
@@ -122,3 +122,29 @@ def test_a_head_without_statistics_is_a_model_error(tmp_path) -> None:
     with pytest.raises(ModelError, match="no feature statistics"):
         collect(examples(np.ones((40, FEATURES))), manifest, {})
     plain.close()
+
+
+def again(device: Bench, version: HeadVersion, **plan: object) -> np.ndarray:
+    """Measure once more, after the gateway has settled the last time."""
+    if device.outbox.unsettled() is not None:
+        settle(device)
+    manifest = run(device, version, replace(COLLECTING, **plan))
+    return sent(device.outbox.unsettled(), manifest)
+
+
+def test_nobody_tells_a_sample_from_the_difference_of_two_means(device) -> None:
+    """The newest 40, then the newest 41: 41 of these less 40 of those is one sample."""
+    first = again(device, V1, max_examples=40)
+    settle(device)
+    with pytest.raises(PrivacyFloor, match="sent before, and 0 distinct samples are new since"):
+        run(device, V2, replace(COLLECTING, max_examples=41))
+    assert device.outbox.unsettled() is None
+    device.jobs.drop()
+    assert np.array_equal(again(device, V2, max_examples=40), first), "the same ones tell nothing new"
+    device.store.append_many(*samples(31, seed=7))
+    settle(device)
+    with pytest.raises(PrivacyFloor, match="31 distinct"):
+        run(device, HeadVersion(1, 3))
+    device.jobs.drop()
+    device.store.append([9.0] * FEATURES, 0)
+    assert not np.array_equal(again(device, HeadVersion(1, 4)), first)
