@@ -12,6 +12,9 @@ import pytest
 from fedclient.testing.broker import EmbeddedBroker, Mosquitto, find_mosquitto
 
 ROOT = Path(__file__).parent.parent
+os.environ.pop(
+    "COLUMNS", None
+)  # several processes of pytest share a terminal's width; commands are told theirs
 SHARED = Path(os.environ.get("FEDCLIENT_SHARED", ROOT.parent / "shared"))
 
 

@@ -70,7 +70,8 @@ def test_what_is_not_finite_in_float32_is_refused_with_its_row(bad, make):
 @pytest.mark.parametrize(
     "x",
     [
-        np.array(["a"]), np.array([...], dtype=object), np.array([1j]), np.array(["2020"], "datetime64"), ["a"], None,
+        np.array(["a"]), np.array([...], dtype=object), np.array([1j]), np.array(["2020"], "datetime64"),
+        ["a"], None,
         {}, [[1.0], [2.0]], [10**400], np.zeros(0), np.zeros((2, 0)), [], np.float32(3), np.zeros((1,) * 7),
     ],
     ids=repr,
