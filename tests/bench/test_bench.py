@@ -49,7 +49,11 @@ def test_an_idle_agent_is_measured_with_nothing_of_numpy_or_tflite_in_it(mosquit
 
 
 @pytest.mark.parametrize("broker", ["mosquitto", "embedded"])
-def test_a_round_is_split_into_stages_that_add_up(broker: str, mosquitto: str) -> None:
+def test_a_round_is_split_into_stages_that_add_up(
+    broker: str, mosquitto: str, request: pytest.FixtureRequest
+) -> None:
+    if broker == "embedded":
+        request.getfixturevalue("amqtt")
     found = bench("--only", "round", "--rounds", "2", "--broker", broker)
     disk = found["round"]["disk"]
     assert all(ms >= 0 for ms in disk["stages_ms"].values())

@@ -108,7 +108,6 @@ class Watch:
         self._read = {"agent": 0, "mqtt": 0}  # of rig.seen
         self._looked_at = 0
         self._trainer = 0
-        self._trainer_cpu_s = 0.0
         self.peak_mib = 0.0
 
     def next_round(self) -> Round:
@@ -125,8 +124,7 @@ class Watch:
         return Round(
             started_s=started_s,
             ended_s=ended,
-            cpu_s={name: cpu_after[name] - spent for name, spent in cpu_s.items()}
-            | {"trainer": self._trainer_cpu_s},
+            cpu_s={name: cpu_after[name] - spent for name, spent in cpu_s.items()},
             traffic=(after[0] - traffic[0], after[1] - traffic[1]),
             update_bytes=update_bytes,
         )
@@ -149,18 +147,18 @@ class Watch:
         raise TimeoutError(f"no {text!r} of {source} within {PATIENCE_S:g} s\n{last}")
 
     def _look_at_trainer(self, seen: Seen) -> None:
-        """Read the trainer's memory when training is over, and its processor time when it has committed."""
+        """Read the trainer's memory when training is over."""
         if found := re.search(r"training on head .* pid=(\d+)", seen.text):
             self._trainer = int(found[1])
         with suppress(OSError):  # gone already
             if "trainer: head" in seen.text or "trainer: trained" in seen.text:
                 self.peak_mib = max(self.peak_mib, process.memory(self._trainer).alone)
-            elif "trainer: update handed over" in seen.text:
-                self._trainer_cpu_s = process.cpu_s(self._trainer)
 
     def _cpu_s(self) -> dict[str, float]:
         pids = {"agent": self._agent.pid, "gateway": self._rig.gateway.pid, "broker": self._rig.broker_pid}
-        return {name: process.cpu_s(pid) for name, pid in pids.items()}
+        return {name: process.cpu_s(pid) for name, pid in pids.items()} | {
+            "trainer": process.children_cpu_s(self._agent.pid)
+        }
 
     def _traffic(self) -> tuple[int, int]:
         """Return bytes up and down as the agent counts them; it does so when an update is settled."""
