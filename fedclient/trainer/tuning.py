@@ -2,8 +2,9 @@
 
 It is made when a job's update is handed over: training goes on from the weights the job came to, all
 tensors, and what comes of it is kept beside the adopted head (`device/tuned.py`) if it is not worse than
-that on the device's hold-out (`training/verdict.py`, with no margin).  Nothing of it is sent, nothing
-waits for it, and one that is cut short has changed nothing.
+that on the device's hold-out (`training/verdict.py`, with no margin).  Nothing of it is sent, and one
+that is cut short has changed nothing.  The update is safe before it begins, but is published when this
+process has ended: the agent believes an end, not a word.
 """
 
 from __future__ import annotations
