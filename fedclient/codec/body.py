@@ -31,24 +31,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedclient.codec import exact, quantize, rice
+from fedclient.codec import exact, quantize, sparse
 from fedclient.codec.layout import Layout, layout
-from fedclient.codec.sparsify import top_k
+from fedclient.codec.sparse import NOT_FINITE
 from fedclient.errors import CodecError, DataError
 from fedclient.values import Codec, CodecMode, TensorSpec
 
 _POSITION_BYTES = 4  # of an uncompressed uint32 position, where stages are compared
-_SCALE_BYTES = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Encoded:
-    """A body, what its receiver will compute from it, and what each stage made of the delta."""
-
-    body: bytes
-    decoded: NDArray[np.float32]  # [P], bit for bit what the body decodes to
-    sparsified_bytes: int  # with uint32 positions and float32 values
-    quantized_bytes: int  # with uint32 positions and quantised values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,6 +60,26 @@ class Decoded:
         return math.sqrt(np.square(self.values, dtype=np.float64).sum())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Encoded:
+    """A body, what its receiver will compute from it, and what each stage made of the delta."""
+
+    body: bytes
+    size: int  # P
+    content: Decoded
+    sparsified_bytes: int  # with uint32 positions and float32 values
+    quantized_bytes: int  # with uint32 positions and quantised values
+
+    @property
+    def decoded(self) -> NDArray[np.float32]:
+        """What the body decodes to, bit for bit, [P]; made anew at each call."""
+        if self.content.indices is None:
+            return self.content.values
+        vector = np.zeros(self.size, dtype=np.float32)
+        vector[self.content.indices] = self.content.values
+        return vector
+
+
 def encode(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> Encoded:
     """Encode the flat delta `vector` [P]; of mode EXACT, the statistics in it and nothing else.
 
@@ -80,13 +89,11 @@ def encode(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: 
     plan = layout(tensors)
     if vector.shape != (plan.parameters,) or vector.dtype != np.float32:
         raise ValueError(f"want float32 [{plan.parameters}], got {vector.dtype} {list(vector.shape)}")
+    if codec.mode not in (CodecMode.EXACT, CodecMode.DENSE_INT8):
+        return _encode_sparse(vector, tensors, codec)
     if not np.isfinite(vector).all():
-        raise DataError("the update has NaN or infinite values: training diverged, lower the learning rate")
-    if codec.mode is CodecMode.EXACT:
-        return _encode_exact(vector, tensors)
-    if codec.mode is CodecMode.DENSE_INT8:
-        return _encode_dense(vector, plan)
-    return _encode_sparse(vector, plan, codec)
+        raise DataError(NOT_FINITE)
+    return _encode_exact(vector, tensors) if codec.mode is CodecMode.EXACT else _encode_dense(vector, plan)
 
 
 def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decoded:
@@ -104,15 +111,19 @@ def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decode
         return Decoded(indices=exact.positions(tensors).ravel(), values=values.ravel())
     if codec.mode is CodecMode.DENSE_INT8:
         return _decode_dense(body, plan)
-    return _decode_sparse(body, plan, codec)
+    found = sparse.read(body[1:], tensors, codec)
+    return Decoded(indices=found.indices, values=found.values)
 
 
 def _encode_exact(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> Encoded:
     values = exact.pack(vector, tensors)
-    decoded = np.zeros_like(vector)
-    decoded[exact.positions(tensors)] = values
-    body = bytes([CodecMode.EXACT]) + exact.write(values)
-    return Encoded(body=body, decoded=decoded, sparsified_bytes=values.nbytes, quantized_bytes=values.nbytes)
+    return Encoded(
+        body=bytes([CodecMode.EXACT]) + exact.write(values),
+        size=vector.size,
+        content=Decoded(indices=exact.positions(tensors).ravel(), values=values.ravel()),
+        sparsified_bytes=values.nbytes,
+        quantized_bytes=values.nbytes,
+    )
 
 
 def _encode_dense(vector: NDArray[np.float32], plan: Layout) -> Encoded:
@@ -120,50 +131,23 @@ def _encode_dense(vector: NDArray[np.float32], plan: Layout) -> Encoded:
     block = quantized.tobytes() + quantize.write_scales(scales)
     return Encoded(
         body=bytes([CodecMode.DENSE_INT8]) + block,
-        decoded=quantize.from_int8(quantized, plan.sizes, scales),
+        size=vector.size,
+        content=Decoded(indices=None, values=quantize.from_int8(quantized, plan.sizes, scales)),
         sparsified_bytes=vector.nbytes,
         quantized_bytes=len(block),
     )
 
 
-def _encode_sparse(vector: NDArray[np.float32], plan: Layout, codec: Codec) -> Encoded:
-    chosen = top_k(vector, plan.budget(codec.density))
-    indices, values, block = chosen, vector[chosen], b""
-    if chosen.size and codec.mode is CodecMode.TOPK_SIGN:
-        indices, values, block = _pack_signs(chosen, values)
-    elif chosen.size:
-        indices, values, block = _pack_int8(chosen, values, plan)
-    body = bytes([codec.mode]) + _varint(indices.size)
-    if indices.size:
-        body += rice.encode(indices) + block
-    decoded = np.zeros(plan.parameters, dtype=np.float32)
-    decoded[indices] = values
+def _encode_sparse(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> Encoded:
+    data, found = sparse.write(vector, tensors, codec)
+    count = found.indices.size
     return Encoded(
-        body=body,
-        decoded=decoded,
-        sparsified_bytes=chosen.size * (_POSITION_BYTES + vector.itemsize),
-        quantized_bytes=indices.size * _POSITION_BYTES + len(block),
+        body=bytes([codec.mode]) + data,
+        size=vector.size,
+        content=Decoded(indices=found.indices, values=found.values),
+        sparsified_bytes=count * (_POSITION_BYTES + vector.itemsize),
+        quantized_bytes=count * _POSITION_BYTES + (found.quantized_bits + 7) // 8,
     )
-
-
-_Packed = tuple[NDArray[np.int64], NDArray[np.float32], bytes]  # what is sent, decoded, and its bytes
-
-
-def _pack_int8(chosen: NDArray[np.int64], values: NDArray[np.float32], plan: Layout) -> _Packed:
-    quantized, scales = quantize.to_int8(values, plan.counts(chosen))
-    kept = quantized.nonzero()[0]
-    indices, quantized = chosen[kept], quantized[kept]
-    decoded = quantize.from_int8(quantized, plan.counts(indices), scales[scales > 0])
-    return indices, decoded, quantized.tobytes() + quantize.write_scales(scales)
-
-
-def _pack_signs(chosen: NDArray[np.int64], values: NDArray[np.float32]) -> _Packed:
-    magnitude = quantize.magnitude_of(values)
-    if not magnitude[0]:
-        return chosen[:0], values[:0], b""
-    negative = values < 0
-    block = np.packbits(negative).tobytes() + quantize.write_scales(magnitude)
-    return chosen, np.where(negative, -magnitude, magnitude), block
 
 
 def _decode_dense(body: bytes, plan: Layout) -> Decoded:
@@ -172,59 +156,3 @@ def _decode_dense(body: bytes, plan: Layout) -> Decoded:
     quantized = np.frombuffer(body, dtype=np.int8, count=plan.parameters, offset=1)
     scales = quantize.read_int8_scales(body[1 + plan.parameters :], quantized, plan.sizes)
     return Decoded(indices=None, values=quantize.from_int8(quantized, plan.sizes, scales))
-
-
-def _decode_sparse(body: bytes, plan: Layout, codec: Codec) -> Decoded:
-    count, at = _read_varint(body, 1)
-    budget = plan.budget(codec.density)
-    if count > budget:
-        raise CodecError(f"the body declares {count} values, the plan allows {budget}")
-    if count == 0:
-        if len(body) > at:
-            raise CodecError(f"the body has {len(body) - at} bytes after a count of 0")
-        return Decoded(indices=np.empty(0, dtype=np.int64), values=np.empty(0, dtype=np.float32))
-    signs = codec.mode is CodecMode.TOPK_SIGN
-    width = (count + 7) // 8 if signs else count
-    end = max(at, len(body) - width - _SCALE_BYTES)  # positions leave room for values and one scale
-    indices, used = rice.decode(body[at:end], count, plan.parameters)
-    at += used
-    if signs:
-        return Decoded(
-            indices=indices, values=_unpack_signs(body[at : at + width], body[at + width :], count)
-        )
-    quantized = np.frombuffer(body, dtype=np.int8, count=count, offset=at)
-    if not quantized.all():
-        raise CodecError("the body sends the value 0, which a sparse body leaves out")
-    counts = plan.counts(indices)
-    scales = quantize.read_int8_scales(body[at + count :], quantized, counts)
-    return Decoded(indices=indices, values=quantize.from_int8(quantized, counts, scales))
-
-
-def _unpack_signs(packed: bytes, magnitude: bytes, count: int) -> NDArray[np.float32]:
-    value = quantize.read_scales(magnitude, 1)
-    negative = np.unpackbits(np.frombuffer(packed, dtype=np.uint8))
-    if negative[count:].any():
-        raise CodecError("the body has nonzero padding after its signs")
-    return np.where(negative[:count], -value, value)
-
-
-def _varint(number: int) -> bytes:
-    """LEB128, shortest form."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Read a LEB128 number of at most 28 bits, enough for any head; returns it and where it ends."""
-    number = 0
-    for index, byte in enumerate(data[at : at + 4]):
-        number |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            if byte == 0 and index:
-                raise CodecError("the body's count is not in its shortest form")
-            return number, at + index + 1
-    raise CodecError("the body's count is cut off or too long")

@@ -1,0 +1,141 @@
+"""Magnitudes as levels of a tail that starts at a known threshold.
+
+What top-k chose has no magnitude below the threshold t, many just above it and few far away.  So the cells start
+at t and grow by a constant factor, which is within a few percent of Lloyd and Max's quantiser for exponential
+and for heavy tails; cells of one width up to the largest would leave nearly all values in the first.
+
+    cell j of 2^(bits - 1)     width = step * growth^j, the first starts at t
+    point j, what it stands for     point 0 = first, point j+1 = point j + gap * growth^j     (float64, then float32)
+
+    first    23 bits: the bits of a float32 without its sign and without its last 8
+    then, unless every value is in cell 0:
+    gap      15 bits: the bits of a float32 without its sign and without its last 16
+    growth   6 bits, g: growth = 1 + (4 + g % 4) * 2^(g // 4 - 13)
+
+All three are cut, never rounded up; first and gap are normal numbers.  Points come from additions and
+multiplications alone, in the order above, so every machine has the same ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.codec.bits import BitReader, BitWriter
+from fedclient.errors import CodecError
+
+TINY: Final = float(np.finfo(np.float32).tiny)  # subnormal numbers lose bits, and some boards flush them to zero
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_GROWTHS: Final = 64
+_GROWTH: Final = np.array([(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GROWTHS)])  # less 1
+_FIRST_BITS: Final = 23
+_GAP_BITS: Final = 15
+_FEW: Final = 4  # levels
+_CUTS: Final = np.array([1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08])  # of the range, where levels are few
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Codebook:
+    """A quantiser: where its points are."""
+
+    first: float
+    gap: float  # 0: there is one point
+    growth: int  # g
+
+    def points(self, count: int) -> NDArray[np.float32]:
+        """Return the first `count` points; raises CodecError where one is no finite float32."""
+        points, gap, factor = [self.first], self.gap, 1.0 + float(_GROWTH[self.growth])
+        for _ in range(count - 1):
+            points.append(points[-1] + gap)
+            gap *= factor
+        if points[-1] > _LARGEST:
+            raise CodecError("the body has a level beyond float32")
+        return np.array(points).astype(np.float32)
+
+
+def cut(value: float, bits: int) -> float:
+    """Cut a positive float32 to what fits `bits` bits, but not below the least normal number."""
+    return _from_bits(_to_bits(max(value, TINY), bits), bits)
+
+
+def write_float(out: BitWriter, value: float, bits: int) -> None:
+    """Write a positive float32 that `cut` returned."""
+    out.number(_to_bits(value, bits), bits)
+
+
+def read_float(source: BitReader, bits: int) -> float:
+    """Read a positive float32; raises CodecError for one that is not normal."""
+    value = _from_bits(source.number(bits), bits)
+    if not TINY <= value <= _LARGEST:  # NaN fails too
+        raise CodecError("the body has a scale that is not a positive normal number")
+    return value
+
+
+def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int64], Codebook]:
+    """Quantise `magnitudes` [n >= 1] of finite values, the largest normal: the level of each, and the codebook."""
+    threshold = float(magnitudes.min())
+    excess = magnitudes.astype(np.float64) - threshold
+    largest = float(excess.max())
+    levels = 1 << (bits - 1)
+    step, growth = _cells(excess, largest, levels) if levels > 1 else (0.0, 0)
+    rate = float(_GROWTH[growth])
+    gap = cut(min(step * (1 + rate / 2), _LARGEST), _GAP_BITS) if step >= TINY else 0.0
+    if not gap:
+        return np.zeros(magnitudes.size, dtype=np.int64), Codebook(
+            first=cut(float(magnitudes.mean(dtype=np.float64)), _FIRST_BITS), gap=0.0, growth=0
+        )
+    book = Codebook(first=cut(threshold + step / 2, _FIRST_BITS), gap=gap, growth=growth)
+    points = book.points(levels).astype(np.float64)
+    found = ((points[1:] + points[:-1]) / 2).searchsorted(magnitudes, side="right")
+    return found, book
+
+
+def write(out: BitWriter, book: Codebook, *, single: bool) -> None:
+    """Write a codebook, `single`: of which one point is used."""
+    write_float(out, book.first, _FIRST_BITS)
+    if not single:
+        write_float(out, book.gap, _GAP_BITS)
+        out.number(book.growth, 6)
+
+
+def read(source: BitReader, *, single: bool) -> Codebook:
+    """Read a codebook, `single`: of one point."""
+    first = read_float(source, _FIRST_BITS)
+    if single:
+        return Codebook(first=first, gap=0.0, growth=0)
+    return Codebook(first=first, gap=read_float(source, _GAP_BITS), growth=source.number(6))
+
+
+def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:
+    """Choose step and growth: the least squared error, to second order in the width of cells.
+
+    Cell widths are step + rate * excess, so the mean of their squares needs two moments only.
+    Where levels are few, it can pay to leave the far tail to the last one.
+    """
+    power = 1 + _GROWTH
+    for _ in range(levels.bit_length() - 1):
+        power = power * power  # growth^levels; by squarings, as libraries differ in powers
+    share = _GROWTH / (power - 1)  # step as a share of the range
+    best = (np.inf, 0.0, 0)
+    for part in _CUTS[: None if levels <= _FEW else 1]:
+        reach = largest * part
+        inside = np.minimum(excess, reach)
+        mean, square = inside.mean(), np.square(inside).mean()
+        steps = reach * share
+        errors = steps * (steps + 2 * _GROWTH * mean) + _GROWTH * _GROWTH * square
+        index = int(errors.argmin())
+        error = errors[index] / 12 + np.square(excess - inside).mean()
+        if error < best[0]:
+            best = (error, float(steps[index]), index)
+    return best[1:]
+
+
+def _to_bits(value: float, bits: int) -> int:
+    return int(np.array(value, dtype="<f4").view("<u4")) >> (31 - bits)
+
+
+def _from_bits(number: int, bits: int) -> float:
+    return float(np.array(number << (31 - bits), dtype="<u4").view("<f4"))

@@ -1,0 +1,133 @@
+"""Small numbers by a prefix code (Huffman 1952), one layer of bits after the other, so that no loop is per number.
+
+    table    shortest length f (5 bits), then for each length d = f, f + 1, ... how many symbols have it, in
+             bit_length(slots) bits, with slots = 2^f at first and 2 * (slots - how many) after it; slots = 0 ends it
+    heads    the first f bits of each number's code, as f-bit numbers; where f is 1, as a sequence of `binary.py`
+    layers   for each further length: the next bit of each code that is longer, as a sequence of `binary.py`
+
+Codes are canonical, lengths rise with the symbol: within a layer, a prefix of rank r among the open ones is symbol
+offset + r where r < how many end here, and an open prefix (r - how many) otherwise.  So common symbols are
+best the small ones, which holds for the levels of a tail and, by their numbering, for groups.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.codec import binary
+from fedclient.codec.bits import BitReader, BitWriter
+from fedclient.errors import CodecError
+
+_MAX_LENGTH: Final = 24  # the floor on weights keeps codes below it
+_SHARE: Final = 12  # no symbol's weight is below 2^-12 of all
+
+
+def write(out: BitWriter, symbols: NDArray[np.int64]) -> None:
+    """Write `symbols` [n >= 1], small numbers that start at 0; n is for the caller to tell."""
+    ends = _ends(np.bincount(symbols).tolist())  # how many symbols have each length
+    shortest = next(length for length, count in enumerate(ends) if count)
+    _write_table(out, ends, shortest)
+    lengths = np.repeat(np.arange(len(ends)), ends)
+    codes = _codes(ends)
+    length, code = lengths[symbols], codes[symbols]
+    _write_layer(out, code >> (length - shortest), shortest)
+    for depth in range(shortest + 1, len(ends)):
+        longer = (length >= depth).nonzero()[0]
+        length, code = length[longer], code[longer]
+        _write_layer(out, (code >> (length - depth)) & 1, 1)
+
+
+def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
+    """Read `count` >= 1 symbols below `alphabet`.
+
+    Raises CodecError for a table that no encoder writes, and where bits are missing.
+    """
+    shortest, ends = _read_table(source, alphabet)
+    rank = _read_layer(source, count, shortest)
+    symbols = rank.copy()
+    offset, open_ = 0, np.arange(count)
+    for end in ends[:-1]:
+        rank -= end
+        longer = (rank >= 0).nonzero()[0]
+        open_, rank = open_[longer], 2 * rank[longer]
+        rank += _read_layer(source, rank.size, 1)
+        offset += end
+        symbols[open_] = rank + offset
+    if offset + ends[-1] != symbols.max() + 1:
+        raise CodecError("the body has a table of codes whose last is not used")
+    return symbols
+
+
+def _write_layer(out: BitWriter, values: NDArray[np.int64], width: int) -> None:
+    if width == 1:
+        binary.write(out, values.astype(np.uint8))
+    else:
+        out.planes(values, width)
+
+
+def _read_layer(source: BitReader, count: int, width: int) -> NDArray[np.int64]:
+    if width == 1:
+        return binary.read(source, count).astype(np.int64)
+    return source.planes(count, width)
+
+
+def _write_table(out: BitWriter, ends: list[int], shortest: int) -> None:
+    out.number(shortest, 5)
+    slots = 1 << shortest
+    for end in ends[shortest:]:
+        out.number(end, slots.bit_length())
+        slots = 2 * (slots - end)
+
+
+def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
+    shortest = source.number(5)
+    slots, total, ends = 1 << shortest, 0, []
+    while slots:
+        if slots > 2 * alphabet or shortest + len(ends) > _MAX_LENGTH:
+            raise CodecError("the body has a table of codes that is too long")
+        end = source.number(slots.bit_length())
+        if end > slots or (not ends and not end):
+            raise CodecError("the body has a table of codes that no encoder writes")
+        ends.append(end)
+        total += end
+        slots = 2 * (slots - end)
+    if total > alphabet:
+        raise CodecError(f"the body has a table of {total} symbols where there are {alphabet}")
+    return shortest, ends
+
+
+def _codes(ends: list[int]) -> NDArray[np.int64]:
+    """Return the canonical code of each symbol."""
+    codes, first = [], 0
+    for end in ends:
+        codes += range(first, first + end)
+        first = 2 * (first + end)
+    return np.array(codes, dtype=np.int64)
+
+
+def _ends(counts: list[int]) -> list[int]:
+    """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts`."""
+    least = max(1, sum(counts) >> (_SHARE - 1))
+    leaves = sorted(max(2 * count, least) for count in counts)  # an unused symbol weighs half a used one
+    size = len(leaves)
+    weights, parents = leaves + [0] * (size - 1), [0] * (2 * size - 1)
+    leaf, made = 0, size
+    for node in range(size, 2 * size - 1):
+        for _ in range(2):
+            if leaf < size and (made >= node or leaves[leaf] <= weights[made]):
+                child, leaf = leaf, leaf + 1
+            else:
+                child, made = made, made + 1
+            weights[node] += weights[child]
+            parents[child] = node
+    depths, ends = [0] * (2 * size - 1), [0] * (_MAX_LENGTH + 1)
+    for node in range(2 * size - 3, -1, -1):
+        depths[node] = depths[parents[node]] + 1
+    for node in range(size):
+        ends[depths[node]] += 1
+    while not ends[-1]:
+        ends.pop()
+    return ends
