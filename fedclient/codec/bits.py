@@ -24,32 +24,50 @@ class BitWriter:
 
     def __init__(self) -> None:
         self._parts: list[Bits] = []
-        self.size = 0  # bits so far
+        self._pending, self._width = 0, 0  # numbers that are no array yet: a table has many of them
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """Bits written so far."""
+        return self._size + self._width
 
     def number(self, value: int, width: int) -> None:
         """Append `value` < 2^width in `width` bits."""
-        if width:
-            self.bits(np.frombuffer(f"{value:0{width}b}".encode(), dtype=np.uint8) & 1)  # "0" is even
+        self._pending = self._pending << width | value
+        self._width += width
 
     def planes(self, values: NDArray[np.integer[Any]], width: int) -> None:
         """Append `values` [n], all < 2^width, in `width` <= 32 bits each."""
         narrow = values.astype(_narrow(width))
+        one = narrow.dtype.type(1)
         for place in range(width - 1, -1, -1):
-            self.bits(((narrow >> narrow.dtype.type(place)) & narrow.dtype.type(1)).astype(np.uint8))
+            self.bits((narrow >> narrow.dtype.type(place) & one).astype(np.uint8, copy=False))
 
     def bits(self, bits: Bits) -> None:
         """Append `bits` as they are."""
+        self._settle()
         self._parts.append(bits)
-        self.size += bits.size
+        self._size += bits.size
 
     def append(self, other: BitWriter) -> None:
         """Append all that `other` has."""
-        self._parts += other._parts  # noqa: SLF001  # its own class
-        self.size += other.size
+        other._settle()  # noqa: SLF001  # its own class
+        for part in other._parts:  # noqa: SLF001
+            self.bits(part)
 
     def to_bytes(self) -> bytes:
         """Return all that was written, with zero bits up to a whole byte."""
+        self._settle()
         return np.packbits(np.concatenate(self._parts)).tobytes() if self._parts else b""
+
+    def _settle(self) -> None:
+        width = self._width
+        if width:
+            octets = (self._pending << -width % 8).to_bytes((width + 7) // 8, "big")
+            self._parts.append(np.unpackbits(np.frombuffer(octets, dtype=np.uint8))[:width])
+            self._size += width
+            self._pending = self._width = 0
 
 
 class BitReader:

@@ -18,6 +18,7 @@ multiplications alone, in the order above, so every machine has the same ones.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -88,9 +89,7 @@ def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int
             first=cut(float(magnitudes.mean(dtype=np.float64)), _FIRST_BITS), gap=0.0, growth=0
         )
     book = Codebook(first=cut(threshold + step / 2, _FIRST_BITS), gap=gap, growth=growth)
-    points = book.points(levels).astype(np.float64)
-    found = ((points[1:] + points[:-1]) / 2).searchsorted(magnitudes, side="right")
-    return found, book
+    return _nearest(magnitudes, book, levels), book
 
 
 def write(out: BitWriter, book: Codebook, *, single: bool) -> None:
@@ -107,6 +106,25 @@ def read(source: BitReader, *, single: bool) -> Codebook:
     if single:
         return Codebook(first=first, gap=0.0, growth=0)
     return Codebook(first=first, gap=read_float(source, _GAP_BITS), growth=source.number(6))
+
+
+def _nearest(magnitudes: NDArray[np.float32], book: Codebook, levels: int) -> NDArray[np.int64]:
+    """Return the level [n] nearest to each magnitude: the number of midpoints between points that are not above it.
+
+    A logarithm inverts the sum of growing gaps, a fifth of the time of a search; comparing with the midpoints beside
+    it takes the rounding out, which differs between machines.
+    """
+    rate = float(_GROWTH[book.growth])
+    points = book.points(levels).astype(np.float64)
+    midpoints = np.concatenate(([0.0], (points[1:] + points[:-1]) / 2, [np.inf]))  # level j is from [j] to [j + 1]
+    grown = (magnitudes - np.float32(book.first)) * np.float32(rate / book.gap) + np.float32(1)
+    np.maximum(grown, np.float32(TINY), out=grown)
+    guess = np.log(grown) - np.float32(math.log1p(rate / 2))
+    guess *= np.float32(1 / math.log1p(rate))
+    found = np.clip(np.floor(guess) + 1, 0, levels - 1).astype(np.int64)
+    found += midpoints[found + 1] <= magnitudes
+    found -= midpoints[found] > magnitudes
+    return found
 
 
 def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:

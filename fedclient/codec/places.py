@@ -36,7 +36,7 @@ def write(
         out.number(Order.WHOLE, 2)
         golomb.write(out, indices, size)
         return None, [indices.size]
-    segment, place = _cut(tensors, grouping.order).locate(indices)
+    segment, place = segments(tensors)[grouping.order].locate(indices)
     follows = _inverse(grouping.sequence).astype(np.uint16)[segment]  # radix sort is for 16 bits
     turn = np.argsort(follows, kind="stable")
     places = (grouping.starts[segment] + place)[turn]
@@ -63,10 +63,12 @@ def read(
     number = source.number(2)
     if number == Order.WHOLE:
         return golomb.read(source, count, size), [count]
-    if number not in (Order.COLUMNS, Order.ROWS):
-        raise CodecError("the body goes through the head in an order that does not exist")
-    cut = _cut(tensors, Order(number))
-    grouping = _read_groups(source, cut, Order(number))
+    cuts = segments(tensors)
+    if number not in cuts:
+        raise CodecError("the body goes through the head in an order that it does not have")
+    order = Order(number)
+    cut = cuts[order]
+    grouping = _read_groups(source, cut, order)
     counts = [source.number(of.bit_length()) for of in grouping.sizes[:-1]]
     counts.append(count - sum(counts))
     begins = np.cumsum([0, *grouping.sizes])
@@ -76,13 +78,6 @@ def read(
             raise CodecError(f"the body declares {held} values in a group of {of} elements")
         places.append(golomb.read(source, held, of) + begin)
     return _flat(np.concatenate(places), cut, grouping), counts
-
-
-def _cut(tensors: tuple[TensorSpec, ...], order: Order) -> Segments:
-    cut = segments(tensors, order)
-    if cut is None:
-        raise CodecError("the body goes through the head in segments that it does not have")
-    return cut
 
 
 def _read_groups(source: BitReader, cut: Segments, order: Order) -> Grouping:

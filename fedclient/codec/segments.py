@@ -56,9 +56,13 @@ class Segments:
         return segment, place
 
 
-@lru_cache(maxsize=16)
-def segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
-    """Cut a head into segments; None where they are as many as its bound, or no more than tensors."""
+@lru_cache(maxsize=8)
+def segments(tensors: tuple[TensorSpec, ...]) -> dict[Order, Segments]:
+    """Cut a head into segments in each order in which they are more than tensors, and not too many."""
+    return {order: cut for order in (Order.COLUMNS, Order.ROWS) if (cut := _segments(tensors, order))}
+
+
+def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
     bounds = layout(tensors).bounds.tolist()
     counts = [_count(tensor, order) for tensor in tensors]
     if not len(tensors) < sum(counts) <= MAX_SEGMENTS:

@@ -61,8 +61,9 @@ def write(
     if turn is not None:
         chosen, values = chosen[turn], values[turn]
     negative = values < 0
-    for signs in np.split(negative.view(np.uint8), np.cumsum(counts)[:-1]):
-        binary.write(out, signs)
+    ends = np.cumsum(counts).tolist()
+    for end, count in zip(ends, counts, strict=True):
+        binary.write(out, negative.view(np.uint8)[end - count : end])
     magnitudes, bits = _write_magnitudes(out, np.abs(values), codec)
     np.negative(magnitudes, out=magnitudes, where=negative)
     return out.to_bytes(), Sparse(indices=chosen, values=magnitudes, quantized_bits=bits)

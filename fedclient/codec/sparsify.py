@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-_SAMPLE: Final = 4096  # elements looked at for the bound
-_WORTH_IT: Final = 4 * _SAMPLE  # shorter vectors are partitioned as they are
+_SAMPLE: Final = 4096  # elements looked at for the bound, at most; at least one of eight
+_WORTH_IT: Final = 2048  # shorter vectors are partitioned as they are
 _SIGN: Final = np.uint32(0x7FFF_FFFF)  # all bits but the sign's
 
 
@@ -42,7 +42,7 @@ def _candidates(magnitudes: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
     """Return increasing indices [>= k] that hold the `k` largest and all that equal the least of these."""
     size = magnitudes.size
     if size >= _WORTH_IT:
-        sample = magnitudes[:: size // _SAMPLE].copy()
+        sample = magnitudes[:: max(8, size // _SAMPLE)].copy()
         expected = k * sample.size / size
         rank = math.ceil(expected + 4 * math.sqrt(expected) + 4)  # the share that passes varies by a root
         if rank < sample.size:

@@ -12,6 +12,7 @@ best the small ones, which holds for the levels of a tail and, by their numberin
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 
 import numpy as np
@@ -22,12 +23,14 @@ from fedclient.codec.bits import BitReader, BitWriter
 from fedclient.errors import CodecError
 
 _MAX_LENGTH: Final = 24  # the floor on weights keeps codes below it
+_NODE: Final = 13  # bits of a node's number: two for each of at most 4,096 symbols
+_NODES: Final = (1 << _NODE) - 1
 _SHARE: Final = 12  # no symbol's weight is below 2^-12 of all
 
 
 def write(out: BitWriter, symbols: NDArray[np.int64]) -> None:
     """Write `symbols` [n >= 1], small numbers that start at 0; n is for the caller to tell."""
-    ends = _ends(np.bincount(symbols).tolist())  # how many symbols have each length
+    ends = _ends(np.bincount(symbols))  # how many symbols have each length
     shortest = next(length for length, count in enumerate(ends) if count)
     _write_table(out, ends, shortest)
     lengths = np.repeat(np.arange(len(ends)), ends)
@@ -108,26 +111,24 @@ def _codes(ends: list[int]) -> NDArray[np.int64]:
     return np.array(codes, dtype=np.int64)
 
 
-def _ends(counts: list[int]) -> list[int]:
-    """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts`."""
-    least = max(1, sum(counts) >> (_SHARE - 1))
-    leaves = sorted(max(2 * count, least) for count in counts)  # an unused symbol weighs half a used one
-    size = len(leaves)
-    weights, parents = leaves + [0] * (size - 1), [0] * (2 * size - 1)
-    leaf, made = 0, size
+def _ends(counts: NDArray[np.int64]) -> list[int]:
+    """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts` [S]."""
+    size = counts.size
+    least = max(1, int(counts.sum()) >> (_SHARE - 1))
+    weights = np.maximum(2 * counts, least)  # an unused symbol weighs half a used one
+    # Node numbers in the low bits break ties, so equal counts give equal codes on every machine.
+    heap = (weights << _NODE | np.arange(size)).tolist()
+    heapify(heap)
+    parents = [0] * (2 * size - 1)
     for node in range(size, 2 * size - 1):
-        for _ in range(2):
-            if leaf < size and (made >= node or leaves[leaf] <= weights[made]):
-                child, leaf = leaf, leaf + 1
-            else:
-                child, made = made, made + 1
-            weights[node] += weights[child]
-            parents[child] = node
+        first, second = heappop(heap), heap[0]
+        parents[first & _NODES] = parents[second & _NODES] = node
+        heapreplace(heap, (first >> _NODE) + (second >> _NODE) << _NODE | node)
     depths, ends = [0] * (2 * size - 1), [0] * (_MAX_LENGTH + 1)
     for node in range(2 * size - 3, -1, -1):
         depths[node] = depths[parents[node]] + 1
-    for node in range(size):
-        ends[depths[node]] += 1
+    for depth in depths[:size]:
+        ends[depth] += 1
     while not ends[-1]:
         ends.pop()
     return ends
