@@ -1,26 +1,14 @@
 """The body of an update: the bytes between a delta and its envelope, both ends in one file.
 
-    sparse   mode (1 byte: 1 int8, 2 sign)
-             count n (LEB128 varint, shortest form, at most the plan's k); nothing follows when n = 0
-             positions (a block of `rice.py`)
-             int8: n values (1 byte each, two's complement, never 0 or -128), then a scale for each tensor
-                   that has a value, in order of tensors (float32, little-endian)
-             sign: n bits, 1 = negative, most significant bit first, zero padded; one magnitude
-                   (float32, little-endian)
-    dense    mode (1 byte: 3), P values (never -128), a scale for each tensor that has a nonzero value
+    sparse   `sparse.py`: the modes 1 int8 and 2 sign; the first three bits of the first byte are the mode
+    dense    mode (1 byte: 3), P values (never -128), a scale for each tensor that has a nonzero value (`quantize.py`)
     exact    mode (1 byte: 4), feature statistics and no delta: `exact.py` has its own rules
 
 Positions index the flat vector: tensors in the order given (UTF-8 name order), each in C order.
-The rules of a decoder, in the order they are checked:
+What a decoder insists on is said where each part is read; nothing is missing and nothing is left over.
 
-1. The mode byte is the plan's.
-2. The count is minimal, and no more than k = max(1, round(density * P)).
-3. Positions are below P, padding is zero, the Rice parameter is the best (`rice.py`).
-4. Values and scales are what an encoder makes (`quantize.py`).
-5. Nothing is missing and nothing is left over.
-
-So a content has one body, but for this: two scales one float32 step apart can give equal products.
-Memory follows the bytes that are there, never the numbers they declare.
+Memory is for at most the plan's k elements, whatever a body declares, and beyond that follows the bytes
+that are there: half of a group's elements or fewer need at least a bit each.
 """
 
 from __future__ import annotations
@@ -101,7 +89,9 @@ def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decode
 
     Raises CodecError, and nothing else, unless every rule above holds.
     """
-    plan = layout(tensors)
+    if codec.mode in (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN):
+        found = sparse.read(body, tensors, codec)
+        return Decoded(indices=found.indices, values=found.values)
     if not body or body[0] != codec.mode:
         raise CodecError(
             f"the body's mode is {body[:1].hex() or 'missing'}, the plan says {codec.mode.value}"
@@ -109,10 +99,7 @@ def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decode
     if codec.mode is CodecMode.EXACT:
         values = exact.read(body[1:], tensors)
         return Decoded(indices=exact.positions(tensors).ravel(), values=values.ravel())
-    if codec.mode is CodecMode.DENSE_INT8:
-        return _decode_dense(body, plan)
-    found = sparse.read(body[1:], tensors, codec)
-    return Decoded(indices=found.indices, values=found.values)
+    return _decode_dense(body, layout(tensors))
 
 
 def _encode_exact(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> Encoded:
@@ -142,7 +129,7 @@ def _encode_sparse(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...],
     data, found = sparse.write(vector, tensors, codec)
     count = found.indices.size
     return Encoded(
-        body=bytes([codec.mode]) + data,
+        body=data,
         size=vector.size,
         content=Decoded(indices=found.indices, values=found.values),
         sparsified_bytes=count * (_POSITION_BYTES + vector.itemsize),

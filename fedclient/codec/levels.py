@@ -4,7 +4,7 @@ What top-k chose has no magnitude below the threshold t, many just above it and 
 at t and grow by a constant factor, which is within a few percent of Lloyd and Max's quantiser for exponential
 and for heavy tails; cells of one width up to the largest would leave nearly all values in the first.
 
-    cell j of 2^(bits - 1)     width = step * growth^j, the first starts at t
+    cell j of at most 2^(bits - 1)     width = step * growth^j, the first starts at t
     point j, what it stands for     point 0 = first, point j+1 = point j + gap * growth^j     (float64, then float32)
 
     first    23 bits: the bits of a float32 without its sign and without its last 8
@@ -35,6 +35,8 @@ _GROWTH: Final = np.array([(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GR
 _FIRST_BITS: Final = 23
 _GAP_BITS: Final = 15
 _FEW: Final = 4  # levels
+_FINE: Final = 16  # levels that are always worth their table, and a level more for
+_VALUES: Final = 8  # values each: finer, and the table costs more than the values gain
 _CUTS: Final = np.array([1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08])  # of the range, where levels are few
 
 
@@ -80,7 +82,7 @@ def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int
     threshold = float(magnitudes.min())
     excess = magnitudes.astype(np.float64) - threshold
     largest = float(excess.max())
-    levels = 1 << (bits - 1)
+    levels = min(1 << (bits - 1), max(_FINE, 1 << (magnitudes.size // _VALUES).bit_length() - 1))
     step, growth = _cells(excess, largest, levels) if levels > 1 else (0.0, 0)
     rate = float(_GROWTH[growth])
     gap = cut(min(step * (1 + rate / 2), _LARGEST), _GAP_BITS) if step >= TINY else 0.0

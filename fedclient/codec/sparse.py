@@ -1,9 +1,10 @@
 """The body of the modes int8 and sign: the k largest elements, one bit string from end to end.
 
+    mode      3 bits
     full      1 bit: 1 where n = k, else n < k follows in bit_length(k) bits; nothing follows n = 0
     places    `places.py`: order, groups, positions
     signs     for each group: a bit for each value, 1 = negative (`binary.py`)
-    sign:     the magnitude of all, 15 bits: a normal float32 without its sign and its last 16 bits
+    sign:     the magnitude of all, 12 bits: a normal float32 without its sign and its last 19 bits
     int8:     the level of each magnitude (`symbols.py`), then what the levels stand for (`levels.py`)
 
 k is the plan's budget, max(1, round(density * P)).  Mode int8 has `bits` from 2 to 8, the sign included.
@@ -25,7 +26,8 @@ from fedclient.errors import CodecError, DataError
 from fedclient.values import Codec, CodecMode, TensorSpec
 
 NOT_FINITE: Final = "the update has NaN or infinite values: training diverged, lower the learning rate"
-_MAGNITUDE_BITS = 15
+_MODE_BITS = 3
+_MAGNITUDE_BITS = 12  # 6 % at most is cut off, and stays with the sender's residual
 _FLOAT_BITS = 32
 
 
@@ -41,13 +43,14 @@ class Sparse:
 def write(
     vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec
 ) -> tuple[bytes, Sparse]:
-    """Encode the flat `vector` [P]: the bit string, and what it decodes to.
+    """Encode the flat `vector` [P]: the body, and what it decodes to.
 
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
     """
     budget = layout(tensors).budget(codec.density)
     _check_bits(codec)
     out = BitWriter()
+    out.number(codec.mode, _MODE_BITS)
     chosen = top_k(vector, budget)
     values = vector[chosen]
     if not np.isfinite(values).all():  # they would be among the largest
@@ -70,10 +73,12 @@ def write(
 
 
 def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
-    """Decode the bit string `data`; raises CodecError unless it is as an encoder writes it."""
+    """Decode the body `data`; raises CodecError unless it is as an encoder writes it."""
     budget = layout(tensors).budget(codec.density)
     _check_bits(codec)
     source = BitReader(data)
+    if source.number(_MODE_BITS) != codec.mode:
+        raise CodecError(f"the body's mode is not the plan's, {codec.mode.value}")
     count = _read_count(source, budget)
     if not count:
         source.end()
