@@ -36,7 +36,7 @@ MAX_CBOR_ITEMS: Final = 65_536  # items in one message: a manifest with 4096 lab
 
 # --- heads and models ---------------------------------------------------------------------------
 MAX_TENSORS: Final = 64  # a head is a few layers
-MAX_SEGMENTS: Final = 4096  # that a body may tell apart, each costs it some bits; 1,000 classes and as many again
+MAX_SEGMENTS: Final = 4096  # that a body may tell apart: each costs a bit or so, and time
 MAX_TENSOR_RANK: Final = 6  # a convolution kernel has 4
 MAX_HEAD_PARAMETERS: Final = 4_000_000  # 16 MB of float32; matches MAX_UPDATE_BYTES
 MAX_MODEL_BYTES: Final = (

@@ -4,7 +4,7 @@ Bits are NumPy arrays of one byte each while they are worked on, so a part costs
 and no loop over its numbers, and nothing depends on the machine's byte order.
 
     number   a value in `width` bits, the most significant first
-    planes   n values of `width` bits: the most significant bits of all n, then the next bits of all, and so on
+    planes   n values of `width` bits: the most significant bits of all n, then the next of all, and so on
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class BitWriter:
 
     def append(self, other: BitWriter) -> None:
         """Append all that `other` has."""
-        other._settle()  # noqa: SLF001  # its own class
-        for part in other._parts:  # noqa: SLF001
+        other._settle()
+        for part in other._parts:
             self.bits(part)
 
     def to_bytes(self) -> bytes:

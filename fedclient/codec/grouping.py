@@ -1,8 +1,9 @@
 """Which segments of a head a body takes together: those where about as many elements are sent.
 
-A device that sees few classes changes little but their columns.  Positions then cost least when each column is
-coded with its own density, but telling each density costs too: so segments of about one density form a group,
-and a group is as one vector.  Where signs lean, a group of segments that lean one way has nearly one sign.
+A device that sees few classes changes little but their columns.  Positions then cost least when each column
+is coded with its own density, but telling each density costs too: so segments of about one density form a
+group, and a group is as one vector.  Where signs lean, segments that lean one way form a group with few of
+the other sign.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ from fedclient.codec.segments import Order, Segments, segments
 from fedclient.values import TensorSpec
 
 _EMPTY: Final = 23  # density class of a segment without an element that is sent; others are below
-_CHANCE: Final = 2  # bits that each segment seems to save where there is nothing to find: 1.44 on average
 _SPENT: Final = 24  # bits that a group costs beside its elements, about: its count, and a longer table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grouping:
-    """Groups of segments; the groups one after the other, each in order of segments, are a new order of the head."""
+    """Groups of segments.  One after the other, each in order of segments, they are a new order of the head."""
 
     order: Order
     labels: NDArray[np.int64]  # [S], the group of each segment
@@ -46,18 +46,28 @@ def arrange(cut: Segments, order: Order, labels: NDArray[np.int64]) -> Grouping:
 def choose(
     indices: NDArray[np.int64], negative: NDArray[np.bool_], tensors: tuple[TensorSpec, ...], size: int
 ) -> Grouping | None:
-    """Find the groups that make the shortest body for increasing `indices` [n] of `size`; None: the flat head."""
+    """Find the groups that make the shortest body for increasing `indices` [n]; None: the flat head."""
     least, best = _cost(indices.size, size, int(np.count_nonzero(negative))), None
     for order, cut in segments(tensors).items():
         segment, _ = cut.locate(indices)
         sent = np.bincount(segment, minlength=cut.size.size)
         minus = np.bincount(segment[negative], minlength=cut.size.size)
-        if least - _finest(sent, minus, cut.size) < _CHANCE * cut.size.size + 2 * _SPENT:
+        if least - _finest(sent, minus, cut.size) < _chance(indices.size, cut.size.size):
             continue
         cost, labels = _labels(sent, minus, cut.size)
         if cost < least:
             least, best = cost, arrange(cut, order, labels)
     return best
+
+
+def _chance(count: int, number: int) -> float:
+    """Bits that `number` segments seem to save where nothing is to be found, generously, and two groups cost.
+
+    That is 1.44 bits for each on average where segments have many of the elements, less where they have few.
+    """
+    share = count / number
+    seeming = 1.2 * (share * (1 - math.log2(share)) + 0.1) if share < 1 else 2.0
+    return number * min(2.0, seeming) + 2 * _SPENT
 
 
 def _finest(sent: NDArray[np.int64], minus: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
@@ -72,7 +82,7 @@ def _finest(sent: NDArray[np.int64], minus: NDArray[np.int64], sizes: NDArray[np
 def _labels(
     sent: NDArray[np.int64], minus: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[float, NDArray[np.int64]]:
-    """Return what a grouping costs in bits, about, and the group of each segment; groups of many segments first."""
+    """Return what a grouping costs in bits, about, and the group of each segment: the most common first."""
     kind = np.frexp(sizes // np.maximum(sent, 1))[1]  # density in powers of two
     kind[sent == 0] = _EMPTY
     leaning = 2 * minus > sent

@@ -1,11 +1,12 @@
 """Magnitudes as levels of a tail that starts at a known threshold.
 
-What top-k chose has no magnitude below the threshold t, many just above it and few far away.  So the cells start
-at t and grow by a constant factor, which is within a few percent of Lloyd and Max's quantiser for exponential
-and for heavy tails; cells of one width up to the largest would leave nearly all values in the first.
+What top-k chose has no magnitude below the threshold t, many just above it and few far away.  So the cells
+start at t and grow by a constant factor, which comes near Lloyd and Max's quantiser for exponential and for
+heavy tails; cells of one width up to the largest would leave nearly all values in the first.
 
-    cell j of at most 2^(bits - 1)     width = step * growth^j, the first starts at t
-    point j, what it stands for     point 0 = first, point j+1 = point j + gap * growth^j     (float64, then float32)
+    cell j of at most 2^(bits - 1)    its width is step * growth^j, and cell 0 starts at t
+    point j, what it stands for       point 0 = first, point j+1 = point j + gap * growth^j, in float64;
+                                      each is then rounded to float32
 
     first    23 bits: the bits of a float32 without its sign and without its last 8
     then, unless every value is in cell 0:
@@ -28,12 +29,13 @@ from numpy.typing import NDArray
 from fedclient.codec.bits import BitReader, BitWriter
 from fedclient.errors import CodecError
 
-TINY: Final = float(np.finfo(np.float32).tiny)  # subnormal numbers lose bits, and some boards flush them to zero
+TINY: Final = float(np.finfo(np.float32).tiny)  # subnormal numbers lose bits, and some boards flush them
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _GROWTHS: Final = 64
 _GROWTH: Final = np.array([(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GROWTHS)])  # less 1
 _FIRST_BITS: Final = 23
 _GAP_BITS: Final = 15
+_CLOSE: Final = 2.0**-22  # relative: float32 has 2^-23
 _FEW: Final = 4  # levels
 _FINE: Final = 16  # levels that are always worth their table, and a level more for
 _VALUES: Final = 8  # values each: finer, and the table costs more than the values gain
@@ -49,14 +51,17 @@ class Codebook:
     growth: int  # g
 
     def points(self, count: int) -> NDArray[np.float32]:
-        """Return the first `count` points; raises CodecError where one is no finite float32."""
+        """Return the first `count` points; raises CodecError unless they are finite and none is twice."""
         points, gap, factor = [self.first], self.gap, 1.0 + float(_GROWTH[self.growth])
         for _ in range(count - 1):
             points.append(points[-1] + gap)
             gap *= factor
         if points[-1] > _LARGEST:
             raise CodecError("the body has a level beyond float32")
-        return np.array(points).astype(np.float32)
+        found = np.array(points).astype(np.float32)
+        if not (found[1:] > found[:-1]).all():
+            raise CodecError("the body has two levels of one value")
+        return found
 
 
 def cut(value: float, bits: int) -> float:
@@ -78,18 +83,19 @@ def read_float(source: BitReader, bits: int) -> float:
 
 
 def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int64], Codebook]:
-    """Quantise `magnitudes` [n >= 1] of finite values, the largest normal: the level of each, and the codebook."""
+    """Quantise finite `magnitudes` [n >= 1], the largest normal: the level of each, and the codebook."""
     threshold = float(magnitudes.min())
     excess = magnitudes.astype(np.float64) - threshold
     largest = float(excess.max())
-    levels = min(1 << (bits - 1), max(_FINE, 1 << (magnitudes.size // _VALUES).bit_length() - 1))
+    largest_value = threshold + largest
+    levels = min(1 << (bits - 1), max(_FINE, 1 << (magnitudes.size // _VALUES | 1).bit_length() - 1))
     step, growth = _cells(excess, largest, levels) if levels > 1 else (0.0, 0)
     rate = float(_GROWTH[growth])
-    gap = cut(min(step * (1 + rate / 2), _LARGEST), _GAP_BITS) if step >= TINY else 0.0
-    if not gap:
+    if step < max(TINY, largest_value * _CLOSE):  # float32 would hardly tell the points apart
         return np.zeros(magnitudes.size, dtype=np.int64), Codebook(
             first=cut(float(magnitudes.mean(dtype=np.float64)), _FIRST_BITS), gap=0.0, growth=0
         )
+    gap = cut(min(step * (1 + rate / 2), _LARGEST), _GAP_BITS)
     book = Codebook(first=cut(threshold + step / 2, _FIRST_BITS), gap=gap, growth=growth)
     return _nearest(magnitudes, book, levels), book
 
@@ -111,22 +117,27 @@ def read(source: BitReader, *, single: bool) -> Codebook:
 
 
 def _nearest(magnitudes: NDArray[np.float32], book: Codebook, levels: int) -> NDArray[np.int64]:
-    """Return the level [n] nearest to each magnitude: the number of midpoints between points that are not above it.
+    """Return the level [n] nearest to each magnitude: how many midpoints between points are not above it.
 
-    A logarithm inverts the sum of growing gaps, a fifth of the time of a search; comparing with the midpoints beside
-    it takes the rounding out, which differs between machines.
+    A logarithm inverts the sum of growing gaps, in a fifth of the time of a search; comparing with the
+    midpoints on both sides takes the rounding out, which differs between machines.
     """
     rate = float(_GROWTH[book.growth])
     points = book.points(levels).astype(np.float64)
-    midpoints = np.concatenate(([0.0], (points[1:] + points[:-1]) / 2, [np.inf]))  # level j is from [j] to [j + 1]
-    grown = (magnitudes - np.float32(book.first)) * np.float32(rate / book.gap) + np.float32(1)
+    midpoints = np.concatenate(
+        ([0.0], (points[1:] + points[:-1]) / 2, [np.inf])
+    )  # level j: from [j] to [j + 1]
+    with np.errstate(over="ignore"):  # infinity is beyond the last level, too
+        grown = (magnitudes - np.float32(book.first)) / np.float32(book.gap)
+        grown *= np.float32(rate)
+    grown += np.float32(1)
     np.maximum(grown, np.float32(TINY), out=grown)
     guess = np.log(grown) - np.float32(math.log1p(rate / 2))
     guess *= np.float32(1 / math.log1p(rate))
     found = np.clip(np.floor(guess) + 1, 0, levels - 1).astype(np.int64)
-    found += midpoints[found + 1] <= magnitudes
-    found -= midpoints[found] > magnitudes
-    return found
+    above: NDArray[np.int64] = found + (midpoints[found + 1] <= magnitudes)
+    above -= midpoints[above] > magnitudes
+    return above
 
 
 def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """The orders in which a body may go through a head, and the segments that its groups are made of.
 
-    1 columns   of a tensor with two or more axes, a segment for each index of the last: a class of a [D, C] kernel
+    1 columns   of a tensor with two or more axes, a segment for each index of the last, as a kernel's classes
     2 rows      of a tensor with two or more axes, a segment for each index of the first
 
 Any other tensor is one segment.  Segments are numbered tensor by tensor, and by the index within each.
@@ -67,18 +67,21 @@ def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
     counts = [_count(tensor, order) for tensor in tensors]
     if not len(tensors) < sum(counts) <= MAX_SEGMENTS:
         return None
-    base, stride, parts = [], [], []
+    base: list[int] = []
+    stride: list[int] = []
+    sizes: list[int] = []
+    parts = []
     for number, (tensor, count) in enumerate(zip(tensors, counts, strict=True)):
         size = tensor.size // count
         parts.append((bounds[number + 1], bounds[number], count, len(base)))
         apart = order is Order.COLUMNS and count > 1
         base += [bounds[number] + index * (1 if apart else size) for index in range(count)]
         stride += [count if apart else 1] * count
-    size = np.repeat([tensor.size // count for tensor, count in zip(tensors, counts, strict=True)], counts)
+        sizes += [size] * count
     return Segments(
         base=np.array(base, dtype=np.int64),
         stride=np.array(stride, dtype=np.int64),
-        size=size.astype(np.int64),
+        size=np.array(sizes, dtype=np.int64),
         tensors=tuple(parts),
     )
 

@@ -33,16 +33,14 @@ _FLOAT_BITS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sparse:
-    """Some elements of a head and their values, none 0; `quantized_bits`: of the values, before entropy coding."""
+    """Some elements of a head and their values, none of them 0."""
 
     indices: NDArray[np.int64]  # [n], none twice
     values: NDArray[np.float32]  # [n]
-    quantized_bits: int = 0
+    quantized_bits: int = 0  # of the values before entropy coding
 
 
-def write(
-    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec
-) -> tuple[bytes, Sparse]:
+def write(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> tuple[bytes, Sparse]:
     """Encode the flat `vector` [P]: the body, and what it decodes to.
 
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
@@ -101,7 +99,8 @@ def _worth_sending(values: NDArray[np.float32], codec: Codec) -> bool:
     if not values.size:
         return False
     magnitudes = np.abs(values)
-    return bool(_mean(magnitudes) >= levels.TINY if codec.mode is CodecMode.TOPK_SIGN else magnitudes.max() >= levels.TINY)
+    signs = codec.mode is CodecMode.TOPK_SIGN
+    return (_mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
 
 
 def _mean(magnitudes: NDArray[np.float32]) -> float:
@@ -119,7 +118,7 @@ def _read_count(source: BitReader, budget: int) -> int:
         return budget
     count = source.number(budget.bit_length())
     if count >= budget:
-        raise CodecError(f"the body declares {count} values, the plan allows {budget}")
+        raise CodecError(f"the body declares {count} values as if they were fewer than {budget}")
     return count
 
 

@@ -35,7 +35,8 @@ def top_k(vector: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     if kept.size > k:
         ties = (passing[kept] == edge).nonzero()[0]
         kept = np.delete(kept, ties[ties.size - (kept.size - k) :])
-    return passed[kept].astype(np.int64, copy=False)
+    chosen: NDArray[np.int64] = passed[kept].astype(np.int64, copy=False)
+    return chosen
 
 
 def _candidates(magnitudes: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
@@ -47,7 +48,7 @@ def _candidates(magnitudes: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
         rank = math.ceil(expected + 4 * math.sqrt(expected) + 4)  # the share that passes varies by a root
         if rank < sample.size:
             bound = np.partition(sample, sample.size - rank)[sample.size - rank]
-            passed = (magnitudes >= bound).nonzero()[0]
+            passed: NDArray[np.intp] = (magnitudes >= bound).nonzero()[0]
             if passed.size >= k:
                 return passed
     return np.arange(size)

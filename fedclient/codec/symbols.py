@@ -1,13 +1,15 @@
-"""Small numbers by a prefix code (Huffman 1952), one layer of bits after the other, so that no loop is per number.
+"""Small numbers by a prefix code (Huffman 1952), a layer of bits after the other, so no loop is per number.
 
     table    shortest length f (5 bits), then for each length d = f, f + 1, ... how many symbols have it, in
-             bit_length(slots) bits, with slots = 2^f at first and 2 * (slots - how many) after it; slots = 0 ends it
-    heads    the first f bits of each number's code, as f-bit numbers; where f is 1, as a sequence of `binary.py`
-    layers   for each further length: the next bit of each code that is longer, as a sequence of `binary.py`
+             bit_length(slots) bits; slots = 2^f at first, then 2 * (slots - how many), and 0 ends the table
+    heads    the first f bits of each code, as planes of f-bit numbers (`bits.py`); where f is 1, by `binary.py`
+    layers   for each further length: the next bit of each code that is longer, by `binary.py`
 
-Codes are canonical, lengths rise with the symbol: within a layer, a prefix of rank r among the open ones is symbol
-offset + r where r < how many end here, and an open prefix (r - how many) otherwise.  So common symbols are
-best the small ones, which holds for the levels of a tail and, by their numbering, for groups.
+Codes are canonical and their lengths rise with the symbol: of the prefixes of one length, in order of their
+value, the first are the codes of the next symbols and the others go on.  So the common symbols are best the
+small ones, which holds for the levels of a tail and, by their numbering, for groups.
+
+A decoder insists on a complete code that has its last symbol in use; it does not ask whether it is the best.
 """
 
 from __future__ import annotations
@@ -87,7 +89,8 @@ def _write_table(out: BitWriter, ends: list[int], shortest: int) -> None:
 
 def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
     shortest = source.number(5)
-    slots, total, ends = 1 << shortest, 0, []
+    slots, total = 1 << shortest, 0
+    ends: list[int] = []
     while slots:
         if slots > 2 * alphabet or shortest + len(ends) > _MAX_LENGTH:
             raise CodecError("the body has a table of codes that is too long")
@@ -104,7 +107,8 @@ def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
 
 def _codes(ends: list[int]) -> NDArray[np.int64]:
     """Return the canonical code of each symbol."""
-    codes, first = [], 0
+    codes: list[int] = []
+    first = 0
     for end in ends:
         codes += range(first, first + end)
         first = 2 * (first + end)
