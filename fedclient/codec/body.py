@@ -1,7 +1,7 @@
 """The body of an update: the bytes between a delta and its envelope, both ends in one file.
 
     sparse   `sparse.py`: the modes 1 int8 and 2 sign; the first three bits of the first byte are the mode
-    dense    mode (1 byte: 3), P values (never -128), a scale for each tensor with a nonzero value (`quantize.py`)
+    dense    mode (1 byte: 3), P values (never -128), a scale for each tensor with one not 0 (`quantize.py`)
     exact    mode (1 byte: 4), feature statistics and no delta: `exact.py` has its own rules
 
 Positions index the flat vector: tensors in the order given (UTF-8 name order), each in C order.

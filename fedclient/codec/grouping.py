@@ -24,7 +24,7 @@ _SPENT: Final = 24  # bits that a group costs beside its elements, about: its co
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grouping:
-    """Groups of segments.  One after the other, each in order of segments, they are a new order of the head."""
+    """Groups of segments: one after the other, each in order of segments, a new order of the head."""
 
     order: Order
     labels: NDArray[np.int64]  # [S], the group of each segment

@@ -2,7 +2,7 @@
 
     table    shortest length f (5 bits), then for each length d = f, f + 1, ... how many symbols have it, in
              bit_length(slots) bits; slots = 2^f at first, then 2 * (slots - how many), and 0 ends the table
-    heads    the first f bits of each code, as planes of f-bit numbers (`bits.py`); where f is 1, by `binary.py`
+    heads    the first f bits of each code, as planes (`bits.py`); where f is 1, by `binary.py`
     layers   for each further length: the next bit of each code that is longer, by `binary.py`
 
 Codes are canonical and their lengths rise with the symbol: of the prefixes of one length, in order of their

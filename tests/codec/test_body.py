@@ -171,7 +171,7 @@ def test_golden_refusals(case):
 
 def from_case(case) -> tuple[tuple[TensorSpec, ...], Codec]:
     tensors = tuple(TensorSpec(name=name, shape=tuple(shape)) for name, shape in case["tensors"])
-    return tensors, Codec(mode=CodecMode(case["mode"]), density=case["density"])
+    return tensors, Codec(mode=CodecMode(case["mode"]), density=case["density"], bits=case.get("bits", 8))
 
 
 def from_sparse(sparse, tensors: tuple[TensorSpec, ...]) -> np.ndarray:
