@@ -63,8 +63,21 @@ def test_positions_where_plain_bits_are_as_short_are_refused():
     out.number(1, 1)
     out.number(2, 3)
     golomb.write(out, np.array([1, 3]), 4)
-    with pytest.raises(CodecError, match="plain bits"):
+    with pytest.raises(CodecError, match="lean|plain bits"):
         binary.read(BitReader(out.to_bytes()), 4)
+
+
+def test_plain_bits_where_a_position_is_shorter_are_refused():
+    with pytest.raises(CodecError, match="shorter"):
+        binary.read(BitReader(bytes(9)), 64)
+
+
+def test_positions_of_bits_that_do_not_lean_are_refused():
+    out = BitWriter()
+    out.number(1, 1)
+    out.number(10, 5)
+    with pytest.raises(CodecError, match="lean"):
+        binary.read(BitReader(out.to_bytes() + bytes(9)), 22)
 
 
 def test_more_ones_than_bits_are_refused():

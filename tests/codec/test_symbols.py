@@ -74,7 +74,7 @@ def test_any_bits_are_symbols_within_the_alphabet_or_an_error(data, count, alpha
         ([(2, 5), (1, 3), (6, 3)], "symbols where there are"),
         ([(0, 5), (0, 1)], "no encoder"),
         ([(1, 5), (1, 2), (0, 3), *[(0, 3 + i) for i in range(25)]], "too long"),
-        ([(1, 5), (2, 2), (0, 1), (0, 9)], "last is not used"),
+        ([(1, 5), (2, 2), (1, 1), (0, 3)], "last is not used"),
     ],
     ids=str,
 )
