@@ -18,6 +18,8 @@ from fedclient.errors import CodecError
 
 Bits = NDArray[np.uint8]  # 0 or 1 each
 
+_FLAGS = (np.zeros(1, dtype=np.uint8), np.ones(1, dtype=np.uint8))
+
 
 class BitWriter:
     """Collects bits."""
@@ -63,7 +65,11 @@ class BitWriter:
 
     def _settle(self) -> None:
         width = self._width
-        if width:
+        if width == 1:  # a flag: most often
+            self._parts.append(_FLAGS[self._pending])
+            self._size += 1
+            self._pending = self._width = 0
+        elif width:
             octets = (self._pending << -width % 8).to_bytes((width + 7) // 8, "big")
             self._parts.append(np.unpackbits(np.frombuffer(octets, dtype=np.uint8))[:width])
             self._size += width

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -32,10 +33,13 @@ from fedclient.errors import CodecError
 TINY: Final = float(np.finfo(np.float32).tiny)  # subnormal numbers lose bits, and some boards flush them
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _GROWTHS: Final = 64
-_GROWTH: Final = np.array([(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GROWTHS)])  # less 1
+_GROWTH: Final[NDArray[np.float64]] = np.array(
+    [(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GROWTHS)]
+)  # less 1
 _FIRST_BITS: Final = 23
 _GAP_BITS: Final = 15
 _CLOSE: Final = 2.0**-22  # relative: float32 has 2^-23
+_SEARCHED: Final = 1024  # values; fewer are searched for, one by one
 _FEW: Final = 4  # levels
 _FINE: Final = 16  # levels that are always worth their table, and a level more for
 _VALUES: Final = 8  # values each: finer, and the table costs more than the values gain
@@ -87,11 +91,10 @@ def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int
     threshold = float(magnitudes.min())
     excess = magnitudes.astype(np.float64) - threshold
     largest = float(excess.max())
-    largest_value = threshold + largest
     levels = min(1 << (bits - 1), max(_FINE, 1 << (magnitudes.size // _VALUES | 1).bit_length() - 1))
-    step, growth = _cells(excess, largest, levels) if levels > 1 else (0.0, 0)
+    step, growth = _cells(excess, largest, levels)
     rate = float(_GROWTH[growth])
-    if step < max(TINY, largest_value * _CLOSE):  # float32 would hardly tell the points apart
+    if step < max(TINY, (threshold + largest) * _CLOSE):  # float32 would hardly tell the points apart
         return np.zeros(magnitudes.size, dtype=np.int64), Codebook(
             first=cut(float(magnitudes.mean(dtype=np.float64)), _FIRST_BITS), gap=0.0, growth=0
         )
@@ -122,11 +125,12 @@ def _nearest(magnitudes: NDArray[np.float32], book: Codebook, levels: int) -> ND
     A logarithm inverts the sum of growing gaps, in a fifth of the time of a search; comparing with the
     midpoints on both sides takes the rounding out, which differs between machines.
     """
-    rate = float(_GROWTH[book.growth])
     points = book.points(levels).astype(np.float64)
-    midpoints = np.concatenate(
-        ([0.0], (points[1:] + points[:-1]) / 2, [np.inf])
-    )  # level j: from [j] to [j + 1]
+    between = (points[1:] + points[:-1]) / 2
+    if magnitudes.size < _SEARCHED:
+        return between.searchsorted(magnitudes, side="right").astype(np.int64, copy=False)
+    rate = float(_GROWTH[book.growth])
+    midpoints = np.concatenate(([0.0], between, [np.inf]))  # level j is from [j] to [j + 1]
     with np.errstate(over="ignore"):  # infinity is beyond the last level, too
         grown = (magnitudes - np.float32(book.first)) / np.float32(book.gap)
         grown *= np.float32(rate)
@@ -140,16 +144,24 @@ def _nearest(magnitudes: NDArray[np.float32], book: Codebook, levels: int) -> ND
     return above
 
 
+@lru_cache(maxsize=8)
+def _shares(levels: int) -> NDArray[np.float64]:
+    """Return the step of each growth, as a share of the range of `levels` cells, a power of two."""
+    power: NDArray[np.float64] = 1 + _GROWTH
+    for _ in range(levels.bit_length() - 1):
+        power = power * power  # growth^levels; by squarings, as libraries differ in powers
+    found: NDArray[np.float64] = _GROWTH / (power - 1)
+    found.flags.writeable = False
+    return found
+
+
 def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:
     """Choose step and growth: the least squared error, to second order in the width of cells.
 
     Cell widths are step + rate * excess, so the mean of their squares needs two moments only.
     Where levels are few, it can pay to leave the far tail to the last one.
     """
-    power = 1 + _GROWTH
-    for _ in range(levels.bit_length() - 1):
-        power = power * power  # growth^levels; by squarings, as libraries differ in powers
-    share = _GROWTH / (power - 1)  # step as a share of the range
+    share = _shares(levels)
     best = (np.inf, 0.0, 0)
     for part in _CUTS[: None if levels <= _FEW else 1]:
         reach = largest * part

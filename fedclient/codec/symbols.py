@@ -37,12 +37,14 @@ def write(out: BitWriter, symbols: NDArray[np.int64]) -> None:
     _write_table(out, ends, shortest)
     lengths = np.repeat(np.arange(len(ends)), ends)
     codes = _codes(ends)
-    length, code = lengths[symbols], codes[symbols]
-    _write_layer(out, code >> (length - shortest), shortest)
+    heads = codes >> (lengths - shortest)
+    _write_layer(out, heads[symbols], shortest)
+    ended = 0
     for depth in range(shortest + 1, len(ends)):
-        longer = (length >= depth).nonzero()[0]
-        length, code = length[longer], code[longer]
-        _write_layer(out, (code >> (length - depth)) & 1, 1)
+        ended += ends[depth - 1]
+        symbols = symbols[(symbols >= ended).nonzero()[0]]  # lengths rise with the symbol
+        ones = (codes >> np.maximum(lengths - depth, 0) & 1).astype(np.uint8)
+        binary.write(out, ones[symbols])
 
 
 def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:

@@ -88,8 +88,10 @@ def _origin(found: dict[str, Any]) -> Origin:
 def _tap(*, averaged: bool, shape: list[int], **rest: Any) -> Tap:
     tap = Tap(averaged=averaged, shape=_integers(shape), **rest)
     _integers([tap.index, tap.features])
-    if tap.features < 1 or not isinstance(averaged, bool) or not all(
-        isinstance(text, str) for text in (tap.name, tap.dtype, tap.why)
+    if (
+        tap.features < 1
+        or not isinstance(averaged, bool)
+        or not all(isinstance(text, str) for text in (tap.name, tap.dtype, tap.why))
     ):
         raise ValueError
     return tap
