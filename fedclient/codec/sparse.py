@@ -23,6 +23,7 @@ from fedclient.codec.bits import BitReader, BitWriter
 from fedclient.codec.layout import layout
 from fedclient.codec.sparsify import top_k
 from fedclient.errors import CodecError, DataError
+from fedclient.limits import VALUE_BITS
 from fedclient.values import Codec, CodecMode, TensorSpec
 
 NOT_FINITE: Final = "the update has NaN or infinite values: training diverged, lower the learning rate"
@@ -90,8 +91,10 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
 
 
 def _check_bits(codec: Codec) -> None:
-    if codec.mode is CodecMode.TOPK_INT8 and codec.bits not in range(2, 9):
-        raise CodecError(f"the plan's values have {codec.bits} bits: it must be 2 to 8")
+    if codec.mode is CodecMode.TOPK_INT8 and not VALUE_BITS[0] <= codec.bits <= VALUE_BITS[1]:
+        raise CodecError(
+            f"the plan's values have {codec.bits} bits: it must be {VALUE_BITS[0]} to {VALUE_BITS[1]}"
+        )
 
 
 def _worth_sending(values: NDArray[np.float32], codec: Codec) -> bool:

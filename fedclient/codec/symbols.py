@@ -121,7 +121,7 @@ def _ends(counts: NDArray[np.int64]) -> list[int]:
     """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts` [S]."""
     size = counts.size
     least = max(1, int(counts.sum()) >> (_SHARE - 1))
-    weights = np.maximum(2 * counts, least)  # an unused symbol weighs half a used one
+    weights = np.maximum(2 * counts.astype(np.int64), least)  # an unused symbol weighs half a used one
     # Node numbers in the low bits break ties, so equal counts give equal codes on every machine.
     heap = (weights << _NODE | np.arange(size)).tolist()
     heapify(heap)

@@ -63,7 +63,7 @@ def test_positions_where_plain_bits_are_as_short_are_refused():
     out.number(1, 1)
     out.number(2, 3)
     golomb.write(out, np.array([1, 3]), 4)
-    with pytest.raises(CodecError, match="lean|plain bits"):
+    with pytest.raises(CodecError, match=r"lean|plain bits"):
         binary.read(BitReader(out.to_bytes()), 4)
 
 
