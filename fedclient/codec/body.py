@@ -68,9 +68,13 @@ class Encoded:
         return vector
 
 
-def encode(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> Encoded:
+def encode(
+    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, *, share: float = 1.0
+) -> Encoded:
     """Encode the flat delta `vector` [P]; of mode EXACT, the statistics in it and nothing else.
 
+    A sparse body carries at most `share` of the elements that the plan's density allows; its receiver has the
+    plan's `codec` and need not know.
     Deterministic: equal input gives equal bytes.  Raises DataError when a value is NaN or infinite, or a
     statistic out of bounds, CodecError when tensors or density are.
     """
@@ -78,7 +82,7 @@ def encode(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: 
     if vector.shape != (plan.parameters,) or vector.dtype != np.float32:
         raise ValueError(f"want float32 [{plan.parameters}], got {vector.dtype} {list(vector.shape)}")
     if codec.mode not in (CodecMode.EXACT, CodecMode.DENSE_INT8):
-        return _encode_sparse(vector, tensors, codec)
+        return _encode_sparse(vector, tensors, codec, share)
     if not np.isfinite(vector).all():
         raise DataError(NOT_FINITE)
     return _encode_exact(vector, tensors) if codec.mode is CodecMode.EXACT else _encode_dense(vector, plan)
@@ -125,8 +129,10 @@ def _encode_dense(vector: NDArray[np.float32], plan: Layout) -> Encoded:
     )
 
 
-def _encode_sparse(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> Encoded:
-    data, found = sparse.write(vector, tensors, codec)
+def _encode_sparse(
+    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, share: float
+) -> Encoded:
+    data, found = sparse.write(vector, tensors, codec, share)
     count = found.indices.size
     return Encoded(
         body=data,

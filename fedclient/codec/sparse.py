@@ -41,16 +41,19 @@ class Sparse:
     quantized_bits: int = 0  # of the values before entropy coding
 
 
-def write(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> tuple[bytes, Sparse]:
-    """Encode the flat `vector` [P]: the body, and what it decodes to.
+def write(
+    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, share: float = 1.0
+) -> tuple[bytes, Sparse]:
+    """Encode the flat `vector` [P], at most `share` of the plan's k elements: the body, and what it decodes to.
 
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
     """
-    budget = layout(tensors).budget(codec.density)
+    head = layout(tensors)
+    budget = head.budget(codec.density)
     _check_bits(codec)
     out = BitWriter()
     out.number(codec.mode, _MODE_BITS)
-    chosen = top_k(vector, budget)
+    chosen = top_k(vector, head.budget(codec.density * share))
     values = vector[chosen]
     if not np.isfinite(values).all():  # they would be among the largest
         raise DataError(NOT_FINITE)

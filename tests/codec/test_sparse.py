@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedclient.codec import sparse
@@ -86,6 +86,7 @@ def test_every_size_of_head_comes_back_bit_for_bit(size, codec):
     assert found.values.tobytes() == sent.values.tobytes()
 
 
+@settings(deadline=None)  # the first example fills caches
 @given(
     st.lists(st.floats(0, 1), min_size=6, max_size=6),
     st.floats(0.01, 1),
@@ -113,6 +114,15 @@ def test_mixes_of_classes_come_back_bit_for_bit(scales, density, bits, mode, see
     assert len(set(other.indices.tolist())) == other.indices.size <= max(1, round(density * vector.size))
     assert np.isfinite(other.values).all()
     assert other.values.all()
+
+
+@pytest.mark.parametrize("codec", [Codec(density=0.1), Codec(mode=CodecMode.TOPK_SIGN, density=0.1)])
+@pytest.mark.parametrize(("share", "count"), [(1.0, 1281), (0.5, 640), (0.25, 320), (1e-9, 1)])
+def test_a_share_of_the_plans_elements_is_read_with_the_plan_alone(codec, share, count):
+    tensors = head(1280, 10)
+    body, sent = sparse.write(draw("laplace", 12_810), tensors, codec, share)
+    assert sent.indices.size == count
+    assert sparse.read(body, tensors, codec).indices.tolist() == sent.indices.tolist()
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
