@@ -44,7 +44,7 @@ class Sparse:
 def write(
     vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, share: float = 1.0
 ) -> tuple[bytes, Sparse]:
-    """Encode the flat `vector` [P], at most `share` of the plan's k elements: the body, and what it decodes to.
+    """Encode at most `share` of the plan's k elements of flat `vector` [P]: the body, and what it decodes to.
 
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
     """
