@@ -70,7 +70,7 @@ def write(
     for end, count in zip(ends, counts, strict=True):
         binary.write(out, negative.view(np.uint8)[end - count : end])
     magnitudes, bits = _write_magnitudes(out, np.abs(values), codec)
-    np.negative(magnitudes, out=magnitudes, where=negative)
+    _negate(magnitudes, negative)
     return out.to_bytes(), Sparse(indices=chosen, values=magnitudes, quantized_bits=bits)
 
 
@@ -89,7 +89,7 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
     negative = np.concatenate([binary.read(source, held) for held in counts]).view(np.bool_)
     values = _read_magnitudes(source, count, codec)
     source.end()
-    np.negative(values, out=values, where=negative)
+    _negate(values, negative)
     return Sparse(indices=indices, values=values)
 
 
@@ -107,6 +107,11 @@ def _worth_sending(values: NDArray[np.float32], codec: Codec) -> bool:
     magnitudes = np.abs(values)
     signs = codec.mode is CodecMode.TOPK_SIGN
     return (_mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
+
+
+def _negate(values: NDArray[np.float32], negative: NDArray[np.bool_]) -> None:
+    """Set the sign bits in place; a masked `np.negative` takes ten times as long."""
+    values.view(np.uint32)[...] ^= negative.astype(np.uint32) << np.uint32(31)
 
 
 def _mean(magnitudes: NDArray[np.float32]) -> float:

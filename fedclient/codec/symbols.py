@@ -57,10 +57,11 @@ def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
     symbols = rank.copy()
     offset, open_ = 0, np.arange(count)
     for end in ends[:-1]:
+        longer = (rank >= end).nonzero()[0]
+        open_, rank = open_.take(longer), rank.take(longer)
         rank -= end
-        longer = (rank >= 0).nonzero()[0]
-        open_, rank = open_[longer], 2 * rank[longer]
-        rank += _read_layer(source, rank.size, 1)
+        rank *= 2
+        rank += binary.read(source, rank.size)
         offset += end
         symbols[open_] = rank + offset
     if offset + ends[-1] != symbols.max() + 1:
