@@ -156,24 +156,28 @@ def _shares(levels: int) -> NDArray[np.float64]:
 
 
 def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:
-    """Choose step and growth: the least squared error, to second order in the width of cells.
-
-    Cell widths are step + rate * excess, so the mean of their squares needs two moments only.
-    Where levels are few, it can pay to leave the far tail to the last one.
-    """
-    share = _shares(levels)
-    best = (np.inf, 0.0, 0)
-    for part in _CUTS[: None if levels <= _FEW else 1]:
+    """Choose step and growth; where levels are few, it can pay to leave the far tail to the last one."""
+    if levels > _FEW:
+        return _least(excess, largest, levels)[1:]
+    best = (math.inf, 0.0, 0)
+    for part in _CUTS:
         reach = largest * part
         inside = np.minimum(excess, reach)
-        mean, square = inside.mean(), np.square(inside).mean()
-        steps = reach * share
-        errors = steps * (steps + 2 * _GROWTH * mean) + _GROWTH * _GROWTH * square
-        index = int(errors.argmin())
-        error = errors[index] / 12 + np.square(excess - inside).mean()
-        if error < best[0]:
-            best = (error, float(steps[index]), index)
+        error, step, growth = _least(inside, reach, levels)
+        best = min(best, (error + float(np.square(excess - inside).mean()), step, growth))
     return best[1:]
+
+
+def _least(excess: NDArray[np.float64], reach: float, levels: int) -> tuple[float, float, int]:
+    """Find step and growth of the least squared error where cells end at `reach`: the error, and both.
+
+    Cell widths are step + rate * excess, so the mean of their squares needs two moments only.
+    """
+    mean, square = float(excess.mean()), float(np.square(excess).mean())
+    steps = reach * _shares(levels)
+    errors = steps * (steps + 2 * mean * _GROWTH) + square * _GROWTH * _GROWTH
+    index = int(errors.argmin())
+    return float(errors[index]) / 12, float(steps[index]), index
 
 
 def _to_bits(value: float, bits: int) -> int:
