@@ -78,6 +78,7 @@ class Codec:
 
     mode: CodecMode = CodecMode.TOPK_INT8
     density: float = 0.01
+    bits: int = 8  # of a value of TOPK_INT8, the sign included: 2 to 8
 
 
 class Schedule(IntEnum):

@@ -29,8 +29,8 @@ def read_plan(path: Path) -> Plan:
     _check_known(path, found, {item.name for item in fields(Plan)})
     codec = found.pop("codec", {})
     if not isinstance(codec, dict):
-        raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode and density")
-    _check_known(path, codec, {"mode", "density"})
+        raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode, density and bits")
+    _check_known(path, codec, {item.name for item in fields(Codec)})
     mode = _choice(path, "codec mode", codec.pop("mode", Codec().mode.name), PLAN_CODECS)
     schedule = _choice(path, "schedule", found.pop("schedule", Plan().schedule.name), tuple(Schedule))
     for section, usual in ((found, Plan()), (codec, Codec())):

@@ -1,13 +1,9 @@
-"""Values as int8 with one scale per tensor, or as signs with one magnitude, and back.
+"""The values of a dense body: int8 with one scale per tensor, and back.
 
-int8    scale = max |v| of the tensor / 127 in float32, q = round-half-to-even(v / scale), -127..127.
-        What rounds to 0 is not sent by a sparse body: it stays with the caller's residual.
-        So the largest |q| of each tensor with a nonzero q is exactly 127, and decoders insist on it.
-        Rounding can lengthen the vector a little, so a receiver's bound on the norm needs slack.
-sign    (signSGD with a magnitude; Bernstein et al. 2018, Karimireddy et al. 2019)
-        magnitude = mean |v| of what is sent, so the L2 norm never grows beyond float32's rounding.
-
-A scale or magnitude is a positive normal float32, and 127 times it is finite.  Where the encoder's would be
+    scale = max |v| of the tensor / 127 in float32, q = round-half-to-even(v / scale), -127..127.
+    So the largest |q| of each tensor with a nonzero q is exactly 127, and decoders insist on it.
+    Rounding can lengthen the vector a little, so a receiver's bound on the norm needs slack.
+A scale is a positive normal float32, and 127 times it is finite.  Where the encoder's would be
 smaller, those values count as zeros; where it would be larger, it is clamped.
 """
 
@@ -76,7 +72,7 @@ def read_int8_scales(
 
 
 def read_scales(data: bytes, count: int) -> NDArray[np.float32]:
-    """Read `count` scales or magnitudes, of which `data` consists.
+    """Read `count` scales, of which `data` consists.
 
     Raises CodecError for another length, and for one that is not a positive normal number of
     which 127 are finite.
@@ -87,11 +83,3 @@ def read_scales(data: bytes, count: int) -> NDArray[np.float32]:
     if not all(SCALE_MIN <= scale <= SCALE_MAX for scale in scales.tolist()):  # NaN fails too
         raise CodecError("the body has a scale that is not a positive normal number in range")
     return scales
-
-
-def magnitude_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the one magnitude of the sign mode, [1], for `values` [n >= 1]; 0 where it is too small."""
-    mean = np.abs(values).mean(dtype=np.float64, keepdims=True)
-    magnitude: NDArray[np.float32] = mean.clip(max=SCALE_MAX).astype(np.float32)
-    magnitude[magnitude < SCALE_MIN] = 0
-    return magnitude

@@ -72,7 +72,7 @@ def pack(
     wanted = clip(wanted, plan.norm_bound)
     if not np.isfinite(wanted).all():
         raise ModelError("the trained weights are not finite: the plan's learning rate is too high")
-    encoded = _encode_within(wanted, model.tensors, _of_what_is_sent(plan, kept))
+    encoded = _encode_within(wanted, model.tensors, plan, _share_of_what_is_sent(kept))
     return Packed(
         body=encoded.body,
         residual=clip(wanted - encoded.decoded, plan.norm_bound),
@@ -93,20 +93,20 @@ def _for_its_epochs(training: HeadTraining) -> Plan:
     return replace(plan, norm_bound=plan.norm_bound * (done / plan.epochs))
 
 
-def _of_what_is_sent(plan: Plan, kept: NDArray[np.bool_]) -> Plan:
-    """Count the plan's density on the elements that can be sent: a personal layer buys no room for others."""
-    if not kept.any():
-        return plan
+def _share_of_what_is_sent(kept: NDArray[np.bool_]) -> float:
+    """Return the share of elements that can be sent: a personal layer buys no room for others."""
     share = 1 - np.count_nonzero(kept) / kept.size
     if not share:
         raise ModelError("every tensor of the head is personal or a statistic: there is nothing to federate")
-    return replace(plan, codec=replace(plan.codec, density=plan.codec.density * share))
+    return share
 
 
-def _encode_within(wanted: NDArray[np.float32], tensors: tuple[TensorSpec, ...], plan: Plan) -> codec.Encoded:
-    """Encode so that what the gateway computes is within the norm bound: int8's rounding can lengthen it."""
+def _encode_within(
+    wanted: NDArray[np.float32], tensors: tuple[TensorSpec, ...], plan: Plan, share: float
+) -> codec.Encoded:
+    """Encode so that what the gateway computes is within the norm bound: quantisation can lengthen it."""
     while True:
-        encoded = codec.encode(wanted, tensors, plan.codec)
+        encoded = codec.encode(wanted, tensors, plan.codec, share=share)
         norm = float(np.linalg.norm(encoded.decoded.astype(np.float64)))
         if norm <= plan.norm_bound:
             return encoded

@@ -16,6 +16,7 @@ from fedclient.values import (
     PLAN_CODECS,
     BlobRef,
     Codec,
+    CodecMode,
     Command,
     CommandKind,
     EnrolmentRequest,
@@ -218,7 +219,7 @@ def encode_plan(plan: Plan) -> bytes:
             1: plan.epochs,
             2: plan.batch_size,
             3: float(plan.learning_rate),
-            4: [int(plan.codec.mode), float(plan.codec.density)],
+            4: [int(plan.codec.mode), float(plan.codec.density), *_bits_if_unusual(plan.codec)],
             5: float(plan.norm_bound),
             6: plan.max_examples,
             7: plan.max_staleness,
@@ -254,20 +255,38 @@ def decode_plan(data: bytes) -> Plan:
     }
     if said := [name for name, value in options.items() if value == getattr(Plan(), name)]:
         raise WireError(f"plan says {said[0]!r} although it is the default")
-    mode, density = array(fields[4], "codec", 2)
-    codec_mode = next((one for one in PLAN_CODECS if one == typed(mode, int, "codec mode")), None)
-    if codec_mode is None:
-        raise WireError(f"plan asks for codec mode {mode}, which is not known here")
     return Plan(
         epochs=integer(fields[1], "epochs", 1, limits.MAX_EPOCHS),
         batch_size=integer(fields[2], "batch size", 1, limits.MAX_BATCH),
         learning_rate=number(fields[3], "learning rate", *limits.LEARNING_RATES),
-        codec=Codec(mode=codec_mode, density=number(density, "density", *limits.DENSITIES)),
+        codec=_codec(fields[4]),
         norm_bound=number(fields[5], "norm bound", *limits.NORM_BOUNDS),
         max_examples=integer(fields[6], "max examples", 1, limits.MAX_EXAMPLES),
         max_staleness=integer(fields[7], "max staleness", 0, limits.MAX_STALENESS),
         **options,
     )
+
+
+def _bits_if_unusual(codec: Codec) -> list[int]:
+    return [codec.bits] if codec.bits != Codec().bits else []
+
+
+def _codec(value: object) -> Codec:
+    parts = array(value, "codec", max_size=3)
+    if len(parts) < 2:
+        raise WireError("plan has a codec without a density")
+    mode = next((one for one in PLAN_CODECS if one == typed(parts[0], int, "codec mode")), None)
+    if mode is None:
+        raise WireError(f"plan asks for codec mode {parts[0]}, which is not known here")
+    density = number(parts[1], "density", *limits.DENSITIES)
+    if len(parts) == 2:
+        return Codec(mode=mode, density=density)
+    bits = integer(parts[2], "bits", *limits.VALUE_BITS)
+    if mode is not CodecMode.TOPK_INT8 or bits == Codec().bits:
+        raise WireError(
+            f"plan says bits = {bits}, which is the default, or its codec mode has signs or bytes"
+        )
+    return Codec(mode=mode, density=density, bits=bits)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -53,6 +53,11 @@ def test_what_is_left_out_has_its_default(tmp_path) -> None:
     assert read_plan(write(tmp_path, same)) == Plan()
 
 
+def test_values_of_fewer_bits(tmp_path) -> None:
+    assert read_plan(write(tmp_path, "[codec]\nbits = 4")).codec == Codec(bits=4)
+    assert read_plan(write(tmp_path, "[codec]\nbits = 8")).codec == Codec()
+
+
 def test_a_hyphen_will_do(tmp_path) -> None:
     found = read_plan(write(tmp_path, "[codec]\nmode = 'topk-sign'"))
     assert found.codec.mode is CodecMode.TOPK_SIGN
@@ -88,6 +93,12 @@ def test_a_hyphen_will_do(tmp_path) -> None:
         ("[codec]\nmode = 'exact'", "expected one of topk_int8"),
         ("[codec]\nmode = 1", "codec mode is 1, expected one of topk_int8"),
         ("[codec]\ndensities = 1", "unknown key densities, did you mean density?"),
+        ("[codec]\nbits = 9", "bits is 9"),
+        ("[codec]\nbits = 1", "bits is 1"),
+        (
+            "[codec]\nmode = 'topk_sign'\nbits = 4",
+            "bits = 4, which is the default, or its codec mode has signs",
+        ),
         ("[codec]\ndensity = 'all'", "density is all, expected a number"),
     ],
 )

@@ -42,3 +42,29 @@ def test_the_input_is_left_alone():
     before = vector.copy()
     top_k(vector, 3)
     assert np.array_equal(vector, before)
+
+
+@pytest.mark.parametrize("kind", ["laplace", "sorted", "few", "one large", "zeros but few", "striped"])
+@pytest.mark.parametrize("k", [1, 30, 3000, 29_999])
+def test_a_sample_that_misleads_changes_nothing(kind, k):
+    rng = np.random.default_rng(4)
+    vector = rng.laplace(size=30_000).astype(np.float32)
+    if kind == "sorted":
+        vector = np.sort(vector)
+    elif kind == "few":
+        vector = np.sign(vector)
+    elif kind == "one large":
+        vector[:] = 1
+        vector[17] = -2
+    elif kind == "zeros but few":
+        vector[np.arange(30_000) % 97 != 0] = 0
+    elif kind == "striped":  # what the sample sees is larger than all else
+        vector[::8] *= 1000
+    order = np.lexsort((np.arange(30_000), -np.abs(vector)))[:k]
+    assert top_k(vector, k).tolist() == sorted(order[vector[order] != 0].tolist())
+
+
+def test_what_is_not_finite_is_chosen_first():
+    vector = np.random.default_rng(4).laplace(size=30_000).astype(np.float32)
+    vector[[5, 20_000]] = np.nan, -np.inf
+    assert top_k(vector, 2).tolist() == [5, 20_000]

@@ -66,7 +66,7 @@ def test_every_new_head_is_measured(tmp_path, model):
     )
     devices = farm.devices(3)
     for device in devices:
-        device.update(body=b"\x01\x00")  # nothing changes
+        device.update(body=b"\x20")  # nothing changes
     farm.settle(*devices)
     ((_, made),) = farm.store.rounds()
     assert made.accuracy == 1.0

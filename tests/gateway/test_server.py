@@ -162,7 +162,7 @@ def test_rule_4_6_the_same_version_made_a_second_time_stops_publishing(restored)
     farm.settle(*devices)
     for _ in range(2):
         for device in devices:
-            device.update(body=b"\x01\x00")  # other updates than the first time: other heads
+            device.update(body=b"\x20")  # other updates than the first time: other heads
         farm.settle(*devices)
     assert farm.store.current() == HeadVersion(1, 3)
     farm.broker.route(TOPICS.manifest, first[0], qos=1, retain=True)

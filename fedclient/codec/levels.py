@@ -1,0 +1,188 @@
+"""Magnitudes as levels of a tail that starts at a known threshold.
+
+What top-k chose has no magnitude below the threshold t, many just above it and few far away.  So the cells
+start at t and grow by a constant factor, which comes near Lloyd and Max's quantiser for exponential and for
+heavy tails; cells of one width up to the largest would leave nearly all values in the first.
+
+    cell j of at most 2^(bits - 1)    its width is step * growth^j, and cell 0 starts at t
+    point j, what it stands for       point 0 = first, point j+1 = point j + gap * growth^j, in float64;
+                                      each is then rounded to float32
+
+    first    23 bits: the bits of a float32 without its sign and without its last 8
+    then, unless every value is in cell 0:
+    gap      15 bits: the bits of a float32 without its sign and without its last 16
+    growth   6 bits, g: growth = 1 + (4 + g % 4) * 2^(g // 4 - 13)
+
+All three are cut, never rounded up; first and gap are normal numbers.  Points come from additions and
+multiplications alone, in the order above, so every machine has the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.codec.bits import BitReader, BitWriter
+from fedclient.errors import CodecError
+
+TINY: Final = float(np.finfo(np.float32).tiny)  # subnormal numbers lose bits, and some boards flush them
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_GROWTHS: Final = 64
+_GROWTH: Final[NDArray[np.float64]] = np.array(
+    [(4 + g % 4) * 2.0 ** (g // 4 - 13) for g in range(_GROWTHS)]
+)  # less 1
+_FIRST_BITS: Final = 23
+_GAP_BITS: Final = 15
+_CLOSE: Final = 2.0**-22  # relative: float32 has 2^-23
+_SEARCHED: Final = 1024  # values; fewer are searched for, one by one
+_FEW: Final = 4  # levels
+_FINE: Final = 16  # levels that are always worth their table, and a level more for
+_VALUES: Final = 8  # values each: finer, and the table costs more than the values gain
+_CUTS: Final = np.array([1.0, 0.7, 0.5, 0.35, 0.25, 0.17, 0.12, 0.08])  # of the range, where levels are few
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Codebook:
+    """A quantiser: where its points are."""
+
+    first: float
+    gap: float  # 0: there is one point
+    growth: int  # g
+
+    def points(self, count: int) -> NDArray[np.float32]:
+        """Return the first `count` points; raises CodecError unless they are finite and none is twice."""
+        points, gap, factor = [self.first], self.gap, 1.0 + float(_GROWTH[self.growth])
+        for _ in range(count - 1):
+            points.append(points[-1] + gap)
+            gap *= factor
+        if points[-1] > _LARGEST:
+            raise CodecError("the body has a level beyond float32")
+        found = np.array(points).astype(np.float32)
+        if not (found[1:] > found[:-1]).all():
+            raise CodecError("the body has two levels of one value")
+        return found
+
+
+def cut(value: float, bits: int) -> float:
+    """Cut a positive float32 to what fits `bits` bits, but not below the least normal number."""
+    return _from_bits(_to_bits(max(value, TINY), bits), bits)
+
+
+def write_float(out: BitWriter, value: float, bits: int) -> None:
+    """Write a positive float32 that `cut` returned."""
+    out.number(_to_bits(value, bits), bits)
+
+
+def read_float(source: BitReader, bits: int) -> float:
+    """Read a positive float32; raises CodecError for one that is not normal."""
+    value = _from_bits(source.number(bits), bits)
+    if not TINY <= value <= _LARGEST:  # NaN fails too
+        raise CodecError("the body has a scale that is not a positive normal number")
+    return value
+
+
+def quantise(magnitudes: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int64], Codebook]:
+    """Quantise finite `magnitudes` [n >= 1], the largest normal: the level of each, and the codebook."""
+    threshold = float(magnitudes.min())
+    excess = magnitudes.astype(np.float64) - threshold
+    largest = float(excess.max())
+    levels = min(1 << (bits - 1), max(_FINE, 1 << (magnitudes.size // _VALUES | 1).bit_length() - 1))
+    step, growth = _cells(excess, largest, levels)
+    rate = float(_GROWTH[growth])
+    if step < max(TINY, (threshold + largest) * _CLOSE):  # float32 would hardly tell the points apart
+        return np.zeros(magnitudes.size, dtype=np.int64), Codebook(
+            first=cut(float(magnitudes.mean(dtype=np.float64)), _FIRST_BITS), gap=0.0, growth=0
+        )
+    gap = cut(min(step * (1 + rate / 2), _LARGEST), _GAP_BITS)
+    book = Codebook(first=cut(threshold + step / 2, _FIRST_BITS), gap=gap, growth=growth)
+    return _nearest(magnitudes, book, levels), book
+
+
+def write(out: BitWriter, book: Codebook, *, single: bool) -> None:
+    """Write a codebook, `single`: of which one point is used."""
+    write_float(out, book.first, _FIRST_BITS)
+    if not single:
+        write_float(out, book.gap, _GAP_BITS)
+        out.number(book.growth, 6)
+
+
+def read(source: BitReader, *, single: bool) -> Codebook:
+    """Read a codebook, `single`: of one point."""
+    first = read_float(source, _FIRST_BITS)
+    if single:
+        return Codebook(first=first, gap=0.0, growth=0)
+    return Codebook(first=first, gap=read_float(source, _GAP_BITS), growth=source.number(6))
+
+
+def _nearest(magnitudes: NDArray[np.float32], book: Codebook, levels: int) -> NDArray[np.int64]:
+    """Return the level [n] nearest to each magnitude: how many midpoints between points are not above it.
+
+    A logarithm inverts the sum of growing gaps, in a fifth of the time of a search; comparing with the
+    midpoints on both sides takes the rounding out, which differs between machines.
+    """
+    points = book.points(levels).astype(np.float64)
+    between = (points[1:] + points[:-1]) / 2
+    if magnitudes.size < _SEARCHED:
+        return between.searchsorted(magnitudes, side="right").astype(np.int64, copy=False)
+    rate = float(_GROWTH[book.growth])
+    midpoints = np.concatenate(([0.0], between, [np.inf]))  # level j is from [j] to [j + 1]
+    with np.errstate(over="ignore"):  # infinity is beyond the last level, too
+        grown = (magnitudes - np.float32(book.first)) / np.float32(book.gap)
+        grown *= np.float32(rate)
+    grown += np.float32(1)
+    np.maximum(grown, np.float32(TINY), out=grown)
+    guess = np.log(grown) - np.float32(math.log1p(rate / 2))
+    guess *= np.float32(1 / math.log1p(rate))
+    found = np.clip(np.floor(guess) + 1, 0, levels - 1).astype(np.int64)
+    above: NDArray[np.int64] = found + (midpoints[found + 1] <= magnitudes)
+    above -= midpoints[above] > magnitudes
+    return above
+
+
+@lru_cache(maxsize=8)
+def _shares(levels: int) -> NDArray[np.float64]:
+    """Return the step of each growth, as a share of the range of `levels` cells, a power of two."""
+    power: NDArray[np.float64] = 1 + _GROWTH
+    for _ in range(levels.bit_length() - 1):
+        power = power * power  # growth^levels; by squarings, as libraries differ in powers
+    found: NDArray[np.float64] = _GROWTH / (power - 1)
+    found.flags.writeable = False
+    return found
+
+
+def _cells(excess: NDArray[np.float64], largest: float, levels: int) -> tuple[float, int]:
+    """Choose step and growth; where levels are few, it can pay to leave the far tail to the last one."""
+    if levels > _FEW:
+        return _least(excess, largest, levels)[1:]
+    best = (math.inf, 0.0, 0)
+    for part in _CUTS:
+        reach = largest * part
+        inside = np.minimum(excess, reach)
+        error, step, growth = _least(inside, reach, levels)
+        best = min(best, (error + float(np.square(excess - inside).mean()), step, growth))
+    return best[1:]
+
+
+def _least(excess: NDArray[np.float64], reach: float, levels: int) -> tuple[float, float, int]:
+    """Find step and growth of the least squared error where cells end at `reach`: the error, and both.
+
+    Cell widths are step + rate * excess, so the mean of their squares needs two moments only.
+    """
+    mean, square = float(excess.mean()), float(np.square(excess).mean())
+    steps = reach * _shares(levels)
+    errors = steps * (steps + 2 * mean * _GROWTH) + square * _GROWTH * _GROWTH
+    index = int(errors.argmin())
+    return float(errors[index]) / 12, float(steps[index]), index
+
+
+def _to_bits(value: float, bits: int) -> int:
+    return int(np.array(value, dtype="<f4").view("<u4")) >> (31 - bits)
+
+
+def _from_bits(number: int, bits: int) -> float:
+    return float(np.array(number << (31 - bits), dtype="<u4").view("<f4"))

@@ -1,0 +1,141 @@
+"""Small numbers by a prefix code (Huffman 1952), a layer of bits after the other, so no loop is per number.
+
+    table    shortest length f (5 bits), then for each length d = f, f + 1, ... how many symbols have it, in
+             bit_length(slots) bits; slots = 2^f at first, then 2 * (slots - how many), and 0 ends the table
+    heads    the first f bits of each code, as planes (`bits.py`); where f is 1, by `binary.py`
+    layers   for each further length: the next bit of each code that is longer, by `binary.py`
+
+Codes are canonical and their lengths rise with the symbol: of the prefixes of one length, in order of their
+value, the first are the codes of the next symbols and the others go on.  So the common symbols are best the
+small ones, which holds for the levels of a tail and, by their numbering, for groups.
+
+A decoder insists on a complete code that has its last symbol in use; it does not ask whether it is the best.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heapreplace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedclient.codec import binary
+from fedclient.codec.bits import BitReader, BitWriter
+from fedclient.errors import CodecError
+
+_MAX_LENGTH: Final = 24  # the floor on weights keeps codes below it
+_NODE: Final = 13  # bits of a node's number: two for each of at most 4,096 symbols
+_NODES: Final = (1 << _NODE) - 1
+_SHARE: Final = 12  # no symbol's weight is below 2^-12 of all
+
+
+def write(out: BitWriter, symbols: NDArray[np.int64]) -> None:
+    """Write `symbols` [n >= 1], small numbers that start at 0; n is for the caller to tell."""
+    ends = _ends(np.bincount(symbols))  # how many symbols have each length
+    shortest = next(length for length, count in enumerate(ends) if count)
+    _write_table(out, ends, shortest)
+    lengths = np.repeat(np.arange(len(ends)), ends)
+    codes = _codes(ends)
+    heads = codes >> (lengths - shortest)
+    _write_layer(out, heads[symbols], shortest)
+    ended = 0
+    for depth in range(shortest + 1, len(ends)):
+        ended += ends[depth - 1]
+        symbols = symbols[(symbols >= ended).nonzero()[0]]  # lengths rise with the symbol
+        ones = (codes >> np.maximum(lengths - depth, 0) & 1).astype(np.uint8)
+        binary.write(out, ones[symbols])
+
+
+def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
+    """Read `count` >= 1 symbols below `alphabet`.
+
+    Raises CodecError for a table that no encoder writes, and where bits are missing.
+    """
+    shortest, ends = _read_table(source, alphabet)
+    rank = _read_layer(source, count, shortest)
+    symbols = rank.copy()
+    offset, open_ = 0, np.arange(count)
+    for end in ends[:-1]:
+        longer = (rank >= end).nonzero()[0]
+        open_, rank = open_.take(longer), rank.take(longer)
+        rank -= end
+        rank *= 2
+        rank += binary.read(source, rank.size)
+        offset += end
+        symbols[open_] = rank + offset
+    if offset + ends[-1] != symbols.max() + 1:
+        raise CodecError("the body has a table of codes whose last is not used")
+    return symbols
+
+
+def _write_layer(out: BitWriter, values: NDArray[np.int64], width: int) -> None:
+    if width == 1:
+        binary.write(out, values.astype(np.uint8))
+    else:
+        out.planes(values, width)
+
+
+def _read_layer(source: BitReader, count: int, width: int) -> NDArray[np.int64]:
+    if width == 1:
+        return binary.read(source, count).astype(np.int64)
+    return source.planes(count, width)
+
+
+def _write_table(out: BitWriter, ends: list[int], shortest: int) -> None:
+    out.number(shortest, 5)
+    slots = 1 << shortest
+    for end in ends[shortest:]:
+        out.number(end, slots.bit_length())
+        slots = 2 * (slots - end)
+
+
+def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
+    shortest = source.number(5)
+    slots, total = 1 << shortest, 0
+    ends: list[int] = []
+    while slots:
+        if slots > 2 * alphabet or shortest + len(ends) > _MAX_LENGTH:
+            raise CodecError("the body has a table of codes that is too long")
+        end = source.number(slots.bit_length())
+        if end > slots or (not ends and not end):
+            raise CodecError("the body has a table of codes that no encoder writes")
+        ends.append(end)
+        total += end
+        slots = 2 * (slots - end)
+    if total > alphabet:
+        raise CodecError(f"the body has a table of {total} symbols where there are {alphabet}")
+    return shortest, ends
+
+
+def _codes(ends: list[int]) -> NDArray[np.int64]:
+    """Return the canonical code of each symbol."""
+    codes: list[int] = []
+    first = 0
+    for end in ends:
+        codes += range(first, first + end)
+        first = 2 * (first + end)
+    return np.array(codes, dtype=np.int64)
+
+
+def _ends(counts: NDArray[np.int64]) -> list[int]:
+    """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts` [S]."""
+    size = counts.size
+    least = max(1, int(counts.sum()) >> (_SHARE - 1))
+    weights = np.maximum(2 * counts.astype(np.int64), least)  # an unused symbol weighs half a used one
+    # Node numbers in the low bits break ties, so equal counts give equal codes on every machine.
+    heap = (weights << _NODE | np.arange(size)).tolist()
+    heapify(heap)
+    parents = [0] * (2 * size - 1)
+    for node in range(size, 2 * size - 1):
+        first, second = heappop(heap), heap[0]
+        parents[first & _NODES] = parents[second & _NODES] = node
+        heapreplace(heap, (first >> _NODE) + (second >> _NODE) << _NODE | node)
+    depths, ends = [0] * (2 * size - 1), [0] * (_MAX_LENGTH + 1)
+    for node in range(2 * size - 3, -1, -1):
+        depths[node] = depths[parents[node]] + 1
+    for depth in depths[:size]:
+        ends[depth] += 1
+    while not ends[-1]:
+        ends.pop()
+    return ends
