@@ -67,6 +67,7 @@ class CodecMode(IntEnum):
     TOPK_SIGN = 2
     DENSE_INT8 = 3
     EXACT = 4  # feature statistics as they are, no delta: what a plan with `statistics` means
+    FITTED = 5  # the largest elements; how many, and how exact, is what a byte budget has room for
 
 
 PLAN_CODECS = (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN, CodecMode.DENSE_INT8)  # those that a plan may name
@@ -107,6 +108,8 @@ class Plan:
     balanced: bool = False  # draw each class as often as any other
     budget_s: float = 0.0  # local training shall take no longer, after one epoch; 0: all epochs
     statistics: bool = False  # this version collects feature statistics; those after it train
+    max_update_bytes: int = 0  # of one update as an MQTT message, all included; 0: as many as the codec takes
+    max_bytes_per_day: int = 0  # of one device's updates in any 24 hours; 0: no bound
 
     @property
     def body_codec(self) -> Codec:
@@ -116,7 +119,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlobRef:
-    """A blob by content: SHA-256 of the concatenated SHA-256 hashes of its chunks."""
+    """A blob by content: SHA-256 of its chunks' SHA-256 hashes, one after the other; of a delta 16 bytes of it."""
 
     hash: bytes
     size: int
@@ -128,11 +131,13 @@ class Manifest:
 
     head_version: HeadVersion
     model: BlobRef
-    head: BlobRef
+    head: BlobRef  # float32, as devices compute it; what travels is `full` or `deltas`
+    full: BlobRef  # the head, encoded by itself
     tensors: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
     plan: Plan
     plan_hash: bytes
+    deltas: tuple[BlobRef, ...] = ()  # the newest leads here from the version before, the next to there, ...
 
     @property
     def base(self) -> Base:

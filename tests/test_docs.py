@@ -129,7 +129,7 @@ def test_the_api_in_ten_lines_runs(tmp_path, capsys) -> None:
         head = np.full(10, version, "<f4").tobytes()
         refs: list[BlobRef] = [split(model).ref, split(head).ref]
         manifest = Manifest(
-            head_version=HeadVersion(1, version), model=refs[0], head=refs[1], tensors=tensors,
+            head_version=HeadVersion(1, version), model=refs[0], head=refs[1], full=refs[1], tensors=tensors,
             labels=("walking", "running"), plan=Plan(), plan_hash=bytes(32),
         )  # fmt: skip
         Slots(tmp_path / "current").adopt(manifest, model, head)

@@ -15,7 +15,7 @@ from fedclient.errors import StorageDamaged, WireError
 from fedclient.limits import MAX_CHUNK_BYTES
 from fedclient.storage import disk_errors, read_file, sync_folder, write_file
 from fedclient.values import BlobRef
-from fedclient.wire.blobs import check_chunk, split
+from fedclient.wire.blobs import check_chunk, is_blob
 from fedclient.wire.topics import blob_name
 
 
@@ -38,7 +38,7 @@ class Blobs:
         if not self.has(ref):
             raise StorageDamaged(f"{path} is gone or cut: it will be fetched again")
         data = read_file(path, ref.size)
-        if split(data).ref != ref:
+        if not is_blob(ref, data):
             with disk_errors(path):
                 path.unlink(missing_ok=True)
             raise StorageDamaged(f"{path} is not what was written: it will be fetched again")

@@ -166,7 +166,7 @@ class Collection:
         following = HeadVersion(self.current.generation, self.current.version + 1)
         # Statistics are collected once: what follows is the same plan without them.
         training = under(manifest, replace(manifest.plan, statistics=False))
-        release = self._desk.release(replace(training, head_version=following, head=blob.ref))
+        release = self._desk.release(replace(training, head_version=following, head=blob.ref, full=blob.ref))
         made = self._made(manifest.plan, accuracy, bytes_down, now_s)
         with store.transaction():
             if store.current() != self.current or store.leave_out_revoked():

@@ -51,6 +51,7 @@ def publish(desk: Desk, content: Content) -> HeadVersion:
             head_version=_following(desk),
             model=model.ref,
             head=head.ref,
+            full=head.ref,
             tensors=content.tensors,
             labels=content.labels,
             plan=plan,

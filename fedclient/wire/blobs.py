@@ -31,6 +31,12 @@ def split(data: bytes) -> Blob:
     return Blob(ref=ref, hashes=hashes, chunks=chunks)
 
 
+def is_blob(ref: BlobRef, data: bytes) -> bool:
+    """Whether `data` is the blob that `ref` names, by its whole hash or the first bytes of it."""
+    found = split(data).ref
+    return found.size == ref.size and found.hash[: len(ref.hash)] == ref.hash
+
+
 def chunk_count(ref: BlobRef) -> int:
     """Count the chunks of a blob."""
     return -(-ref.size // MAX_CHUNK_BYTES)
@@ -38,7 +44,8 @@ def chunk_count(ref: BlobRef) -> int:
 
 def check_hashes(ref: BlobRef, hashes: bytes) -> tuple[bytes, ...]:
     """Return the hashes of the chunks of `ref`; raises WireError when `hashes` is not its list."""
-    if len(hashes) != chunk_count(ref) * HASH_BYTES or hashlib.sha256(hashes).digest() != ref.hash:
+    named = hashlib.sha256(hashes).digest()[: len(ref.hash)]
+    if len(hashes) != chunk_count(ref) * HASH_BYTES or named != ref.hash:
         raise WireError("list of chunk hashes is not the one in the manifest")
     return tuple(hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES))
 

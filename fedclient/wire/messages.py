@@ -32,9 +32,11 @@ from fedclient.values import (
     TensorSpec,
     Update,
     Verdict,
+    parameters,
 )
 from fedclient.wire import cbor
 from fedclient.wire.fields import (
+    DELTA_HASH_BYTES,
     HASH_BYTES,
     KEY_BYTES,
     TOKEN_BYTES,
@@ -242,6 +244,8 @@ _PLAN_OPTIONS: Final[dict[int, tuple[str, Callable[[Any], object], Callable[[obj
     12: ("balanced", bool, lambda value: typed(value, bool, "balanced")),
     13: ("budget_s", float, lambda value: number(value, "budget_s", 0.0, limits.MAX_BUDGET_S)),
     14: ("statistics", bool, lambda value: typed(value, bool, "statistics")),
+    15: ("max_update_bytes", int, lambda value: integer(value, "max_update_bytes", *limits.UPDATE_BYTES)),
+    16: ("max_bytes_per_day", int, lambda value: integer(value, "max_bytes_per_day", *limits.DAY_BYTES)),
 }
 
 
@@ -249,13 +253,13 @@ def decode_plan(data: bytes) -> Plan:
     """Read a plan; raises WireError, also for values no device would follow."""
     fields = typed(cbor.decode(data, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "plan")
     if not set(range(1, 8)) <= set(fields) <= set(range(1, 8)) | _PLAN_OPTIONS.keys():
-        raise WireError(f"plan has the fields {sorted(fields)[:16]}, expected 1 to 7 and some of 8 to 14")
+        raise WireError(f"plan has the fields {sorted(fields)[:16]}, expected 1 to 7 and some of 8 to 16")
     options: dict[str, Any] = {
         name: read(fields[at]) for at, (name, _, read) in _PLAN_OPTIONS.items() if at in fields
     }
     if said := [name for name, value in options.items() if value == getattr(Plan(), name)]:
         raise WireError(f"plan says {said[0]!r} although it is the default")
-    return Plan(
+    plan = Plan(
         epochs=integer(fields[1], "epochs", 1, limits.MAX_EPOCHS),
         batch_size=integer(fields[2], "batch size", 1, limits.MAX_BATCH),
         learning_rate=number(fields[3], "learning rate", *limits.LEARNING_RATES),
@@ -265,6 +269,9 @@ def decode_plan(data: bytes) -> Plan:
         max_staleness=integer(fields[7], "max staleness", 0, limits.MAX_STALENESS),
         **options,
     )
+    if plan.codec.mode is CodecMode.FITTED and not plan.max_update_bytes:
+        raise WireError("plan leaves the codec to a byte budget and gives none: it needs max_update_bytes")
+    return plan
 
 
 def _bits_if_unusual(codec: Codec) -> list[int]:
@@ -295,41 +302,49 @@ def encode_manifest(manifest: Manifest) -> bytes:
             1: manifest.head_version.generation,
             2: manifest.head_version.version,
             3: [manifest.model.hash, manifest.model.size],
-            4: [manifest.head.hash, manifest.head.size],
+            4: [manifest.head.hash, manifest.full.hash, manifest.full.size],
             5: [[tensor.name, list(tensor.shape)] for tensor in manifest.tensors],
             6: list(manifest.labels),
             7: encode_plan(manifest.plan),
         }
+        | ({8: [[delta.hash, delta.size] for delta in manifest.deltas]} if manifest.deltas else {})
     )
 
 
 def decode_manifest(payload: bytes) -> Manifest:
     """Read a manifest's payload; raises WireError."""
     fields = typed(cbor.decode(payload, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "manifest")
-    if set(fields) != set(range(1, 8)):
-        raise WireError(f"manifest has the fields {sorted(fields)[:16]}, expected 1 to 7")
+    if not set(range(1, 8)) <= set(fields) <= set(range(1, 9)):
+        raise WireError(f"manifest has the fields {sorted(fields)[:16]}, expected 1 to 7 and at most 8")
     tensors = _tensors(fields[5])
-    head = _blob_ref(fields[4], "head")
-    if head.size != 4 * sum(tensor.size for tensor in tensors):
-        raise WireError("manifest's head has another size than its tensors")
+    head_hash, *full = array(fields[4], "head", 3)
     labels = array(fields[6], "labels", max_size=limits.MAX_LABELS)
     plan = typed(fields[7], bytes, "plan")
     return Manifest(
         head_version=head_version(fields[1], fields[2]),
         model=_blob_ref(fields[3], "model"),
-        head=head,
+        head=BlobRef(hash=octets(head_hash, "head hash", HASH_BYTES), size=4 * parameters(tensors)),
+        full=_blob_ref(full, "full head"),
         tensors=tensors,
         labels=tuple(text(label, "label", limits.MAX_LABEL_BYTES) for label in labels),
         plan=decode_plan(plan),
         plan_hash=hashlib.sha256(plan).digest(),
+        deltas=_deltas(fields[8]) if 8 in fields else (),
     )
 
 
-def _blob_ref(value: object, name: str) -> BlobRef:
+def _deltas(value: object) -> tuple[BlobRef, ...]:
+    found = array(value, "deltas", max_size=limits.MAX_DELTAS)
+    if not found:
+        raise WireError("manifest says that it has no deltas, which goes without saying")
+    return tuple(_blob_ref(delta, "delta", DELTA_HASH_BYTES) for delta in found)
+
+
+def _blob_ref(value: object, name: str, hash_bytes: int = HASH_BYTES) -> BlobRef:
     blob_hash, size = array(value, name, 2)
     largest = limits.MAX_BLOB_CHUNKS * limits.MAX_CHUNK_BYTES
     return BlobRef(
-        hash=octets(blob_hash, f"{name} hash", HASH_BYTES), size=integer(size, f"{name} size", 1, largest)
+        hash=octets(blob_hash, f"{name} hash", hash_bytes), size=integer(size, f"{name} size", 1, largest)
     )
 
 
@@ -347,6 +362,6 @@ def _tensors(value: object) -> tuple[TensorSpec, ...]:
     names = [tensor.name.encode() for tensor in found]
     if not names or names != sorted(set(names)):
         raise WireError("manifest's tensors are missing, repeated or not in the order of their names")
-    if sum(tensor.size for tensor in found) > limits.MAX_HEAD_PARAMETERS:
+    if parameters(tuple(found)) > limits.MAX_HEAD_PARAMETERS:
         raise WireError(f"manifest's head has more than {limits.MAX_HEAD_PARAMETERS} parameters")
     return tuple(found)

@@ -108,6 +108,7 @@ class MiniGateway:
             head_version=version,
             model=split(self.model).ref,
             head=split(weights).ref,
+            full=split(weights).ref,
             tensors=loaded.tensors,
             labels=labels,
             plan=plan,

@@ -28,6 +28,7 @@ MANIFEST = Manifest(
     head_version=HeadVersion(1, 1),
     model=BlobRef(hash=bytes(32), size=1),
     head=BlobRef(hash=bytes(32), size=4 * P),
+    full=BlobRef(hash=bytes(32), size=4 * P),
     tensors=TENSORS,
     labels=(),
     plan=PLAN,

@@ -70,6 +70,7 @@ class Bench:
             head_version=version,
             model=split(self.model).ref,
             head=split(head).ref,
+            full=split(head).ref,
             tensors=loaded.tensors,
             labels=(),
             plan=plan,

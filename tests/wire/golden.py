@@ -59,15 +59,19 @@ PLAN = Plan(
     balanced=True,
     budget_s=60.0,
     statistics=True,
+    max_update_bytes=340,
+    max_bytes_per_day=10_000,
 )
 MANIFEST = Manifest(
     head_version=HeadVersion(3, 42),
     model=BlobRef(hash=b"m" * 32, size=100_000),
     head=BlobRef(hash=b"h" * 32, size=4 * (3 + 6)),
+    full=BlobRef(hash=b"f" * 32, size=30),
     tensors=(TensorSpec(name="output/bias", shape=(3,)), TensorSpec(name="output/kernel", shape=(3, 2))),
     labels=("walk", "sit", "ü"),
     plan=PLAN,
     plan_hash=hashlib.sha256(messages.encode_plan(PLAN)).digest(),
+    deltas=(BlobRef(hash=b"1" * 16, size=9), BlobRef(hash=b"2" * 16, size=11)),
 )
 BASE = Base(head_version=HeadVersion(3, 42), head_hash=b"h" * 32, plan_hash=MANIFEST.plan_hash)
 UPDATE = Update(

@@ -17,9 +17,9 @@ from fedclient.crypto import cose
 from fedclient.downlink import DeviceDownlink
 from fedclient.errors import WireError
 from fedclient.values import (
+    PLAN_CODECS,
     BlobRef,
     Codec,
-    CodecMode,
     Command,
     CommandKind,
     EnrolmentRequest,
@@ -162,7 +162,7 @@ plans = st.builds(
     learning_rate=st.floats(1e-9, 1e3),
     codec=st.builds(
         Codec,
-        mode=st.sampled_from([mode for mode in CodecMode if mode is not CodecMode.EXACT]),
+        mode=st.sampled_from(PLAN_CODECS),
         density=st.floats(1e-6, 1.0),
     ),
     norm_bound=st.floats(1e-9, 1e9),
@@ -175,7 +175,13 @@ plans = st.builds(
     balanced=st.booleans(),
     budget_s=st.floats(0, 3600),
     statistics=st.booleans(),
+    max_update_bytes=st.integers(256, limits.MAX_UPDATE_BYTES),
+    max_bytes_per_day=st.just(0) | st.integers(256, 10**12),
 )
+deltas = st.lists(
+    st.builds(BlobRef, hash=st.binary(min_size=16, max_size=16), size=st.integers(1, 10**6)),
+    max_size=limits.MAX_DELTAS,
+).map(tuple)
 
 
 @given(plans)
@@ -206,9 +212,14 @@ tensors = st.lists(
 
 
 @given(
-    version=versions, specs=tensors, labels=st.lists(names, max_size=5).map(tuple), plan=plans, blob=hashes
+    version=versions,
+    specs=tensors,
+    labels=st.lists(names, max_size=5).map(tuple),
+    plan=plans,
+    blob=hashes,
+    links=deltas,
 )
-def test_rule_6_manifests_round_trip(version, specs, labels, plan, blob) -> None:
+def test_rule_6_manifests_round_trip(version, specs, labels, plan, blob, links) -> None:
     manifest = replace(
         golden.MANIFEST,
         head_version=version,
@@ -217,6 +228,7 @@ def test_rule_6_manifests_round_trip(version, specs, labels, plan, blob) -> None
         labels=labels,
         plan=plan,
         plan_hash=hashlib.sha256(messages.encode_plan(plan)).digest(),
+        deltas=links,
     )
     assert messages.decode_manifest(messages.encode_manifest(manifest)) == manifest
 
@@ -291,12 +303,21 @@ BOUNDS: dict[str, dict[int, list[object]]] = {
         12: [False, 1, None],
         13: [-1.0, 0.0, 60, 1e6, math.inf, None],
         14: [False, 1, None],
+        15: [*INT, 0, 255, limits.MAX_UPDATE_BYTES + 1],
+        16: [*INT, 0, 255, 2**41],
     },
     "manifest": {
         1: INT,
         2: INT,
         3: [[b"m" * 31, 1], [b"m" * 32, 0], [b"m" * 32, 2**40], [b"m" * 32], [b"m" * 32, 1.0], None],
-        4: [[b"h" * 32, 35], [b"h" * 32, 40], [b"h" * 32, 0], [b"h" * 31, 36], None],
+        4: [
+            [b"h" * 32, b"f" * 32, 0],
+            [b"h" * 31, b"f" * 32, 30],
+            [b"h" * 32, b"f" * 31, 30],
+            [b"h" * 32, b"f" * 32],
+            [b"h" * 32, 36],
+            None,
+        ],
         5: [
             [],
             None,
@@ -315,7 +336,8 @@ BOUNDS: dict[str, dict[int, list[object]]] = {
             [[f"{n:03}", [1]] for n in range(limits.MAX_TENSORS + 1)],
         ],
         6: [None, "walk", [1], [""], ["x" * 65]],
-        7: [None, PLAN, b"", b"\xa0", cbor.encode({**PLAN, 15: 1}), cbor.encode({**PLAN, 1: 0})],
+        7: [None, PLAN, b"", b"\xa0", cbor.encode({**PLAN, 17: 1}), cbor.encode({**PLAN, 1: 0})],
+        8: [[], None, [[b"1" * 32, 9]], [[b"1" * 16, 0]], [[b"1" * 16]], [[b"1" * 16, 9]] * 9],
     },
 }
 CASES = [
@@ -348,7 +370,7 @@ def test_every_field_has_its_cases() -> None:
 def test_fields_too_few_or_too_many_are_refused(name) -> None:
     decode, fields = DECODERS[name][0], _fields(name)
     assert decode(_bytes(name, fields)) == DECODERS[name][1]
-    last = 7 if name == "plan" else max(fields)  # what follows in a plan may be left out
+    last = 7 if name in {"plan", "manifest"} else max(fields)  # what follows may be left out
     extra = {max(fields) + 1: 1}
     for wrong in (fields | extra, {key: one for key, one in fields.items() if key != last}):
         with pytest.raises(WireError):

@@ -80,6 +80,7 @@ class Federation:
             head_version=HeadVersion(1, 1),
             model=_NOTHING,
             head=_NOTHING,
+            full=_NOTHING,
             tensors=self.model.tensors,
             labels=(),
             plan=self.plan,
