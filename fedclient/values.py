@@ -119,7 +119,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlobRef:
-    """A blob by content: SHA-256 of its chunks' SHA-256 hashes, one after the other; of a delta 16 bytes of it."""
+    """A blob by content: SHA-256 of the SHA-256 hashes of its chunks, in order; of a delta the first bytes."""
 
     hash: bytes
     size: int
