@@ -119,7 +119,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlobRef:
-    """A blob by content: SHA-256 of the SHA-256 hashes of its chunks, in order; of a delta the first bytes."""
+    """A blob by content: SHA-256 of the SHA-256 hashes of its chunks, and of a delta the first bytes."""
 
     hash: bytes
     size: int
