@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedclient import limits
 from fedclient.crypto import cose, keys, sodium
 from fedclient.errors import CryptoError, UnknownHead, WireError
+from fedclient.transport.base import publish_wire_bytes
 from fedclient.values import Base, EnrolmentRequest, HeadVersion, MessageType, Status, Update
 from fedclient.wire import messages
 from fedclient.wire.envelope import Envelope, decode_envelope, encode_envelope, up_aad
+from fedclient.wire.topics import Topics
 
 MAX_BYTES = {
     MessageType.ENROL: limits.MAX_ENROL_BYTES,
@@ -40,6 +42,13 @@ class DeviceUplink:
 
     def update(self, update: Update, base: Base) -> bytes:
         return self._pack(MessageType.UPDATE, messages.encode_update(update), base)
+
+    def overhead_bytes(self, update: Update, body_bytes: int) -> int:
+        """Return what the MQTT 3.1.1 PUBLISH of `update` has beyond a body of `body_bytes`."""
+        base = Base(head_version=update.head_version, head_hash=bytes(32), plan_hash=bytes(32))
+        payload = len(self.update(replace(update, body=bytes(body_bytes)), base))
+        topic = Topics(self.federation).up(self.key.device_id, MessageType.UPDATE)
+        return publish_wire_bytes(topic, payload, qos=1) - body_bytes
 
     def status(self, status: Status) -> bytes:
         return self._pack(MessageType.STATUS, messages.encode_status(status))

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedclient import limits
 from fedclient.crypto import cose, keys, sodium
 from fedclient.errors import CryptoError, UnknownHead, WireError
+from fedclient.transport.base import publish_wire_bytes
 from fedclient.uplink import MAX_BYTES, DeviceUplink, GatewayUplink, envelope_hash
 from fedclient.values import MessageType
 from fedclient.wire import cbor, messages
 from fedclient.wire.envelope import Envelope, down_aad, encode_envelope, up_aad
+from fedclient.wire.topics import Topics
 from tests.wire import golden
 from tests.wire.golden import BASE, DEVICE, FEDERATION, SEALING, STATUS, UPDATE
 
@@ -114,6 +117,15 @@ def test_rule_3_every_sealing_is_another_but_the_signed_bytes_are_the_same(kind)
     assert envelope_hash(first) != envelope_hash(second)
     inside = [SEALING.open(cbor.decode(data, max_bytes=5000)[4]) for data in (first, second)]
     assert inside[0] == inside[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 255, 256, 20_000, 70_000, 2_200_000])
+@pytest.mark.parametrize("counter", [1, 24, limits.COUNTER_MAX])
+def test_the_overhead_of_an_update_is_known_before_its_body(size, counter) -> None:
+    update = replace(UPDATE, counter=counter)
+    sent = device.update(replace(update, body=bytes(size)), BASE)
+    topic = Topics(FEDERATION).up(DEVICE.device_id, MessageType.UPDATE)
+    assert size + device.overhead_bytes(update, size) == publish_wire_bytes(topic, len(sent), qos=1)
 
 
 # --- what the signature binds -----------------------------------------------------------------------
