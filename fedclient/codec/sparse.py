@@ -12,7 +12,9 @@ k is the plan's budget, max(1, round(density * P)).  Mode int8 has `bits` from 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -23,11 +25,13 @@ from fedclient.codec.bits import BitReader, BitWriter
 from fedclient.codec.layout import layout
 from fedclient.codec.sparsify import top_k
 from fedclient.errors import CodecError, DataError
-from fedclient.limits import VALUE_BITS
+from fedclient.limits import MAX_HEAD_PARAMETERS, VALUE_BITS
 from fedclient.values import Codec, CodecMode, TensorSpec
 
+Quantiser = Callable[[NDArray[np.float32]], tuple[NDArray[np.int64], levels.Codebook]]
+
 NOT_FINITE: Final = "the update has NaN or infinite values: training diverged, lower the learning rate"
-_MODE_BITS = 3
+MODE_BITS: Final = 3
 _MAGNITUDE_BITS = 12  # 6 % at most is cut off, and stays with the sender's residual
 _FLOAT_BITS = 32
 
@@ -42,26 +46,47 @@ class Sparse:
 
 
 def write(
-    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, share: float = 1.0
+    vector: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    codec: Codec,
+    share: float = 1.0,
+    most: int = MAX_HEAD_PARAMETERS,
 ) -> tuple[bytes, Sparse]:
-    """Encode at most `share` of the plan's k elements of flat `vector` [P]: the body, and what it decodes to.
+    """Encode at most `share` of the plan's k elements of flat `vector` [P], and at most `most`.
 
+    Returns the body, and what it decodes to.
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
     """
     head = layout(tensors)
     budget = head.budget(codec.density)
     _check_bits(codec)
     out = BitWriter()
-    out.number(codec.mode, _MODE_BITS)
-    chosen = top_k(vector, head.budget(codec.density * share))
+    out.number(codec.mode, MODE_BITS)
+    chosen = top_k(vector, min(most, head.budget(codec.density * share)))
     values = vector[chosen]
     if not np.isfinite(values).all():  # they would be among the largest
         raise DataError(NOT_FINITE)
-    if not _worth_sending(values, codec):
+    signs = codec.mode is CodecMode.TOPK_SIGN
+    if not worth_sending(values, signs=signs):
         chosen, values = chosen[:0], values[:0]
     _write_count(out, chosen.size, budget)
     if not chosen.size:
         return out.to_bytes(), Sparse(indices=chosen, values=values)
+    sent = write_elements(
+        out, chosen, values, tensors, None if signs else partial(levels.quantise, bits=codec.bits)
+    )
+    bits = chosen.size + _FLOAT_BITS if signs else codec.bits * chosen.size + 2 * _FLOAT_BITS
+    return out.to_bytes(), replace(sent, quantized_bits=bits)
+
+
+def write_elements(
+    out: BitWriter,
+    chosen: NDArray[np.int64],
+    values: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    quantiser: Quantiser | None,
+) -> Sparse:
+    """Write `values` [n >= 1] of the increasing positions `chosen`, by `quantiser`, or as signs."""
     turn, counts = places.write(out, chosen, values < 0, tensors)
     if turn is not None:
         chosen, values = chosen[turn], values[turn]
@@ -69,9 +94,9 @@ def write(
     ends = np.cumsum(counts).tolist()
     for end, count in zip(ends, counts, strict=True):
         binary.write(out, negative.view(np.uint8)[end - count : end])
-    magnitudes, bits = _write_magnitudes(out, np.abs(values), codec)
+    magnitudes = _write_magnitudes(out, np.abs(values), quantiser)
     _negate(magnitudes, negative)
-    return out.to_bytes(), Sparse(indices=chosen, values=magnitudes, quantized_bits=bits)
+    return Sparse(indices=chosen, values=magnitudes)
 
 
 def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
@@ -79,15 +104,21 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
     budget = layout(tensors).budget(codec.density)
     _check_bits(codec)
     source = BitReader(data)
-    if source.number(_MODE_BITS) != codec.mode:
+    if source.number(MODE_BITS) != codec.mode:
         raise CodecError(f"the body's mode is not the plan's, {codec.mode.value}")
     count = _read_count(source, budget)
+    alphabet = 0 if codec.mode is CodecMode.TOPK_SIGN else 1 << (codec.bits - 1)
+    return read_elements(source, count, tensors, alphabet)
+
+
+def read_elements(source: BitReader, count: int, tensors: tuple[TensorSpec, ...], alphabet: int) -> Sparse:
+    """Read `count` elements to the end of a body: values of at most `alphabet` levels, 0: signs."""
     if not count:
         source.end()
         return Sparse(indices=np.empty(0, dtype=np.int64), values=np.empty(0, dtype=np.float32))
     indices, counts = places.read(source, count, tensors)
     negative = np.concatenate([binary.read(source, held) for held in counts]).view(np.bool_)
-    values = _read_magnitudes(source, count, codec)
+    values = _read_magnitudes(source, count, alphabet)
     source.end()
     _negate(values, negative)
     return Sparse(indices=indices, values=values)
@@ -100,12 +131,11 @@ def _check_bits(codec: Codec) -> None:
         )
 
 
-def _worth_sending(values: NDArray[np.float32], codec: Codec) -> bool:
+def worth_sending(values: NDArray[np.float32], *, signs: bool) -> bool:
     """Whether what stands for `values` is a normal number: the mean of signs, the largest of levels."""
     if not values.size:
         return False
     magnitudes = np.abs(values)
-    signs = codec.mode is CodecMode.TOPK_SIGN
     return (_mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
 
 
@@ -134,23 +164,23 @@ def _read_count(source: BitReader, budget: int) -> int:
 
 
 def _write_magnitudes(
-    out: BitWriter, magnitudes: NDArray[np.float32], codec: Codec
-) -> tuple[NDArray[np.float32], int]:
-    """Write magnitudes [n]; returns what they decode to, and their bits before entropy coding."""
-    if codec.mode is CodecMode.TOPK_SIGN:
+    out: BitWriter, magnitudes: NDArray[np.float32], quantiser: Quantiser | None
+) -> NDArray[np.float32]:
+    """Write magnitudes [n]; returns what they decode to."""
+    if quantiser is None:
         # The mean, cut and not rounded: the L2 norm never grows (signSGD, Bernstein et al. 2018).
         magnitude = levels.cut(_mean(magnitudes), _MAGNITUDE_BITS)
         levels.write_float(out, magnitude, _MAGNITUDE_BITS)
-        return np.full(magnitudes.size, magnitude, dtype=np.float32), magnitudes.size + _FLOAT_BITS
-    found, book = levels.quantise(magnitudes, codec.bits)
+        return np.full(magnitudes.size, magnitude, dtype=np.float32)
+    found, book = quantiser(magnitudes)
     symbols.write(out, found)
     levels.write(out, book, single=not found.any())
-    return book.points(int(found.max()) + 1)[found], codec.bits * magnitudes.size + 2 * _FLOAT_BITS
+    return book.points(int(found.max()) + 1)[found]
 
 
-def _read_magnitudes(source: BitReader, count: int, codec: Codec) -> NDArray[np.float32]:
-    if codec.mode is CodecMode.TOPK_SIGN:
+def _read_magnitudes(source: BitReader, count: int, alphabet: int) -> NDArray[np.float32]:
+    if not alphabet:
         return np.full(count, levels.read_float(source, _MAGNITUDE_BITS), dtype=np.float32)
-    found = symbols.read(source, count, 1 << (codec.bits - 1))
+    found = symbols.read(source, count, alphabet)
     used = int(found.max()) + 1
     return levels.read(source, single=used == 1).points(used)[found]
