@@ -1,12 +1,24 @@
-"""A head's delta as few bytes, and back: exact top-k, int8 or signs, Golomb-Rice positions.  Pure.
+"""Heads and their changes as few bytes, and back.  Pure.
 
-`encode` and `decode`, and where statistics lie, are all that other parts use; `body.py` has the byte layout.
-Error feedback is the caller's: what was not sent is `vector - encoded.decoded`.
+Up: `encode` and `decode` a device's delta, with a loss; `body.py` has the byte layout.  Error feedback is the
+caller's: what was not sent is `vector - encoded.decoded`.
+Down: `head_blob`, `delta_blob` and their inverses are exact; `grid.py` has the layout.
 """
 
 from __future__ import annotations
 
 from fedclient.codec.body import Decoded, Encoded, decode, encode
 from fedclient.codec.exact import positions as statistics_of
+from fedclient.codec.grid import delta_blob, head_after, head_blob, head_from
 
-__all__ = ["Decoded", "Encoded", "decode", "encode", "statistics_of"]
+__all__ = [
+    "Decoded",
+    "Encoded",
+    "decode",
+    "delta_blob",
+    "encode",
+    "head_after",
+    "head_blob",
+    "head_from",
+    "statistics_of",
+]

@@ -76,6 +76,21 @@ class Reader:
                 codes[i] += str(bit)
         return [table[code] for code in codes]
 
+    def octaves(self, count: int) -> list[int]:
+        longest, lengths = self.number(5), [1] * count
+        for depth in range(1, longest):
+            reached = [i for i in range(count) if lengths[i] == depth]
+            for i, longer in zip(reached, self.binary(len(reached)), strict=True):
+                lengths[i] += longer
+        found = [1] * count
+        for depth in range(2, longest + 1):
+            own = [i for i in range(count) if lengths[i] == depth]
+            second = self.binary(len(own))
+            rest = self.planes(len(own), depth - 2)
+            for i, high, low in zip(own, second, rest, strict=True):
+                found[i] = (2 + high) * 2 ** (depth - 2) + low
+        return found
+
     def real(self, width: int) -> float:
         (value,) = struct.unpack(">f", (self.number(width) << (31 - width)).to_bytes(4, "big"))
         return value
@@ -135,6 +150,46 @@ def read_groups(source: Reader, count: int, tensors):
     ]
     held = [source.number(len(group).bit_length()) for group in groups[:-1]]
     return list(zip(groups, [*held, count - sum(held)], strict=True))
+
+
+def read_full(data: bytes, tensors) -> list[float]:
+    """Return the flat head of `full`."""
+    own = [tensor for tensor in tensors if tensor.name.startswith("normalize/")]
+    raw = 4 * sum(tensor.size for tensor in own)
+    statistics = iter(struct.unpack(f"<{raw // 4}f", data[:raw]))
+    integers = iter(read_integers(data[raw:], [tensor for tensor in tensors if tensor not in own]))
+    return [next(statistics if tensor in own else integers) for tensor in tensors for _ in range(tensor.size)]
+
+
+def read_delta(before: list[float], data: bytes, tensors) -> list[float]:
+    """Return the flat head after a delta."""
+    moved = [tensor for tensor in tensors if not tensor.name.startswith(("normalize/", "personal/"))]
+    change = iter(read_integers(data, moved))
+    return [
+        value + (next(change) if tensor in moved else 0)
+        for tensor, value in zip([t for t in tensors for _ in range(t.size)], before, strict=True)
+    ]
+
+
+def read_integers(data: bytes, tensors) -> list[float]:
+    size, source = sum(tensor.size for tensor in tensors), Reader(data)
+    out = [0.0] * size
+    count = source.number(size.bit_length())
+    if count:
+        groups = read_groups(source, count, tensors)
+        flat = [group[place] for group, held in groups for place in source.positions(held, len(group))]
+        negative = [bit for _, held in groups for bit in source.binary(held)]
+        magnitudes = source.octaves(count)
+        ends = [sum(tensor.size for tensor in tensors[: i + 1]) for i in range(len(tensors))]
+        tensor_of = {place: next(i for i, end in enumerate(ends) if place < end) for place in flat}
+        used = sorted(set(tensor_of.values()))
+        steps = [source.number(8) for _ in used] if source.number(1) else [source.number(8)] * len(used)
+        for place, sign, magnitude in zip(flat, negative, magnitudes, strict=True):
+            value = math.ldexp(magnitude, steps[used.index(tensor_of[place])] - 126)
+            out[place] = -value if sign else value
+    assert source.at + 7 >= len(source.text)
+    assert "1" not in source.text[source.at :]
+    return out
 
 
 def read_dense(body: bytes, tensors) -> list[float]:
