@@ -46,12 +46,8 @@ def test_ones_cost_nothing_but_their_number():
 @pytest.mark.parametrize("kind", ["normal", "laplace", "student"])
 def test_size_is_near_the_entropy(kind, spread):
     rng = np.random.default_rng(1)
-    draw = {
-        "normal": rng.standard_normal,
-        "laplace": lambda n: rng.laplace(size=n),
-        "student": lambda n: rng.standard_t(3, n),
-    }
-    drawn = np.rint(np.abs(draw[kind](30_000)) * spread).astype(np.int64)
+    draw = {"normal": rng.standard_normal, "laplace": rng.laplace, "student": partial(rng.standard_t, 3)}
+    drawn = np.rint(np.abs(draw[kind](size=30_000)) * spread).astype(np.int64)
     magnitudes = drawn[drawn > 0]
     shares = np.unique(magnitudes, return_counts=True)[1] / magnitudes.size
     assert written(magnitudes).size <= -1.04 * magnitudes.size * (shares * np.log2(shares)).sum()
