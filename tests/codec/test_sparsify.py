@@ -44,11 +44,17 @@ def test_the_input_is_left_alone():
     assert np.array_equal(vector, before)
 
 
-@pytest.mark.parametrize("kind", ["laplace", "sorted", "few", "one large", "zeros but few", "striped"])
-@pytest.mark.parametrize("k", [1, 30, 3000, 29_999])
-def test_a_sample_that_misleads_changes_nothing(kind, k):
+KINDS = ["laplace", "sorted", "few", "one large", "zeros but few", "striped", "every scale"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("size", "k"),
+    [(30_000, 1), (30_000, 30), (30_000, 3000), (30_000, 29_999), (70_000, 700), (70_000, 9000)],
+)
+def test_a_sample_that_misleads_changes_nothing(kind, size, k):
     rng = np.random.default_rng(4)
-    vector = rng.laplace(size=30_000).astype(np.float32)
+    vector = rng.laplace(size=size).astype(np.float32)
     if kind == "sorted":
         vector = np.sort(vector)
     elif kind == "few":
@@ -57,14 +63,19 @@ def test_a_sample_that_misleads_changes_nothing(kind, k):
         vector[:] = 1
         vector[17] = -2
     elif kind == "zeros but few":
-        vector[np.arange(30_000) % 97 != 0] = 0
+        vector[np.arange(size) % 97 != 0] = 0
     elif kind == "striped":  # what the sample sees is larger than all else
-        vector[::8] *= 1000
-    order = np.lexsort((np.arange(30_000), -np.abs(vector)))[:k]
+        vector[:: 7 if size == 30_000 else 13] *= 1000
+    elif kind == "every scale":
+        vector = np.ldexp(vector, rng.integers(-149, 120, size)).astype(np.float32)
+    order = np.lexsort((np.arange(size), -np.abs(vector)))[:k]
     assert top_k(vector, k).tolist() == sorted(order[vector[order] != 0].tolist())
 
 
-def test_what_is_not_finite_is_chosen_first():
-    vector = np.random.default_rng(4).laplace(size=30_000).astype(np.float32)
+@pytest.mark.parametrize("size", [30_000, 100_000])
+def test_what_is_not_finite_is_chosen_first(size):
+    vector = np.random.default_rng(4).laplace(size=size).astype(np.float32)
     vector[[5, 20_000]] = np.nan, -np.inf
     assert top_k(vector, 2).tolist() == [5, 20_000]
+    vector[1::2] = np.nan
+    assert top_k(vector, size // 4).tolist() == list(range(1, size // 2, 2))
