@@ -7,7 +7,7 @@ aggregation; `fedavg` is what it is compared with, in fp32 and without any of th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +21,8 @@ from fedclient.gateway.aggregate import RunningSum, inspect, sample_weight
 from fedclient.runtime import TrainableModel
 from fedclient.trainer.pack import pack
 from fedclient.training.loop import Examples, HeadTraining, accuracy
-from fedclient.transport.base import publish_wire_bytes
 from fedclient.uplink import DeviceUplink
-from fedclient.values import Base, BlobRef, HeadVersion, Manifest, MessageType, Plan, Update
-from fedclient.wire.topics import Topics
+from fedclient.values import BlobRef, HeadVersion, Manifest, Plan, Update
 
 _NOTHING = BlobRef(hash=b"", size=0)
 
@@ -36,6 +34,43 @@ class Person:
     examples: Examples
     residual: NDArray[np.float32] | None = None
     layer: bytes | None = None  # personal
+    velocity: NDArray[np.float32] | None = None  # of a feedback with momentum
+    rounds: int = 0  # that were over when it last took part
+
+
+@dataclass(kw_only=True)
+class Turn:
+    """One training of one person, and what was sent of it."""
+
+    person: Person
+    head: NDArray[np.float32]
+    missed: int  # rounds since its last turn, or the beginning, in which it had none
+    added: NDArray[np.float32] = field(init=False)  # to the delta, before it was encoded
+    sent: codec.Decoded = field(init=False)
+    left: NDArray[np.float32] = field(init=False)  # of the delta and what was added
+
+
+class Feedback:
+    """What becomes of what a codec leaves out: as in `trainer/pack.py`, all of it is added to the next delta.
+
+    Stich et al. 2018, Karimireddy et al. 2019.  `feedback.py` has others.
+    """
+
+    def start(self, turn: Turn) -> NDArray[np.float32]:
+        """Return the weights to train from."""
+        return turn.head
+
+    def added(self, turn: Turn) -> NDArray[np.float32]:
+        """Return what is added to the delta before it is encoded."""
+        return np.zeros_like(turn.head) if turn.person.residual is None else turn.person.residual
+
+    def keep(self, turn: Turn) -> None:
+        """Note what was left when the update had gone."""
+        turn.person.residual = turn.left
+
+    def counted(self, turns: list[Turn]) -> Iterable[tuple[Person, codec.Decoded]]:
+        """Return what the gateway averages."""
+        return [(turn.person, turn.sent) for turn in turns]
 
 
 def above_the_floor(people: list[Examples], privacy: PrivacySettings | None = None) -> list[Person]:
@@ -53,6 +88,8 @@ class Federation:
     people: list[Person]
     stride: int  # of seeds from round to round
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    feedback: Feedback = field(default_factory=Feedback)
+    share: float = 1.0  # of the people take part in a round, drawn by chance
     round: int = 0
     head: NDArray[np.float32] = field(init=False)
 
@@ -88,14 +125,15 @@ class Federation:
         )
 
     def run(self, rounds: int, on_body: Callable[[bytes], None] = lambda _: None) -> None:
-        """Let everybody train once in each round, and aggregate; `on_body` sees every update."""
+        """Let people train once in each round, and aggregate; `on_body` sees every update."""
         for _ in range(rounds):
-            total = RunningSum(self._manifest)
-            for index, person in enumerate(self.people):
-                body = self._update(person, self.round * self.stride + index)
+            turns = []
+            for index in drawn(self.round, len(self.people), self.share):
+                turn, body = self._update(self.people[index], self.round * self.stride + index)
+                turns.append(turn)
                 on_body(body)
-                decoded = inspect(body, self._manifest)
-                assert isinstance(decoded, codec.Decoded), decoded
+            total = RunningSum(self._manifest)
+            for person, decoded in self.feedback.counted(turns):
                 bucket = len(person.examples).bit_length() - 1
                 total.add(decoded, sample_weight(bucket, GatewaySettings().max_weight_bucket))
             self.head = total.finish(self.head, GatewaySettings().server_learning_rate)
@@ -108,13 +146,26 @@ class Federation:
         mixed = overlay(self.head.astype("<f4").tobytes(), self.model.tensors, person.layer)
         return np.frombuffer(mixed, "<f4").astype(np.float32)
 
-    def _update(self, person: Person, seed: int) -> bytes:
-        training = train(self.model, self.head_of(person), person.examples, self.plan, seed)
-        residual = np.zeros_like(self.head) if person.residual is None else person.residual
-        packed = pack(training, self.head, residual, self.privacy.min_per_class)
-        person.residual = packed.residual
+    def _update(self, person: Person, seed: int) -> tuple[Turn, bytes]:
+        turn = Turn(person=person, head=self.head_of(person), missed=self.round - person.rounds)
+        person.rounds = self.round + 1
+        training = train(self.model, self.feedback.start(turn), person.examples, self.plan, seed)
         person.layer = extract(self.model.get_weights().astype("<f4").tobytes(), self.model.tensors) or None
-        return packed.body
+        turn.added = self.feedback.added(turn)
+        packed = pack(training, self.head, turn.added, self.privacy.min_per_class)
+        decoded = inspect(packed.body, self._manifest)
+        assert isinstance(decoded, codec.Decoded), decoded
+        turn.sent, turn.left = decoded, packed.residual
+        self.feedback.keep(turn)
+        return turn, packed.body
+
+
+def drawn(number: int, people: int, share: float) -> list[int]:
+    """Return who takes part in a round: all, or a `share` of them by chance, at least one."""
+    if share == 1:
+        return list(range(people))
+    order = np.random.Generator(np.random.PCG64([number, people])).permutation(people)
+    return sorted(order[: max(1, round(share * people))].tolist())
 
 
 def train(
@@ -144,21 +195,19 @@ def fedavg(
 
 
 class Post:
-    """Signs and seals, to know what travels."""
+    """Knows what travels: signed, sealed, with the MQTT header and the topic."""
 
     def __init__(self, federation: str) -> None:
-        key = SigningKey.generate()
-        self._topic = Topics(federation).up(key.device_id, MessageType.UPDATE)
         self._uplink = DeviceUplink(
-            federation=federation, key=key, gateway_sealing_key=SealingKey.generate().public
+            federation=federation,
+            key=SigningKey.generate(),
+            gateway_sealing_key=SealingKey.generate().public,
         )
 
     def wire_bytes(self, body: bytes) -> int:
         """Size of the PUBLISH that carries `body`."""
-        version = HeadVersion(1, 1)
-        update = Update(counter=40, head_version=version, bucket=7, accuracy_percent=70, body=body)
-        base = Base(head_version=version, head_hash=bytes(32), plan_hash=bytes(32))
-        return publish_wire_bytes(self._topic, len(self._uplink.update(update, base)), qos=1)
+        update = Update(counter=40, head_version=HeadVersion(1, 40), bucket=7, accuracy_percent=70, body=b"")
+        return len(body) + self._uplink.overhead_bytes(update, len(body))
 
 
 def accuracy_of(model: TrainableModel, head: NDArray[np.float32], test: Examples) -> float:

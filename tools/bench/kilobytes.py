@@ -1,0 +1,229 @@
+"""Kilobytes that ten devices send until a head is right on 95 % of held-out digits, and where it ends.
+
+Plain FedAvg in fp32 and federations with the codec, side by side: same data, plan and number of rounds.
+Bytes are those of a device's MQTT PUBLISH packets: header, topic, envelope, signature, seal and body; of
+fp32, four bytes a parameter in the same envelope.  Everything but the network is real (`federation.py`), the
+privacy floor with its defaults too; fp32 has no floor.
+
+    tools/bench/run --only bytes
+    .venv/bin/python tools/bench/kilobytes.py --tune       # how PLANS and SETTINGS were chosen
+
+`PLANS` has three learning rates: `quick` is the one with the fewest rounds for fp32, `usual` is the
+default of a plan, and `slow` makes fp32 take the 3 to 5 MB that a badly chosen plan costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Final
+
+from digits import DEVICES, HEADS, SPLITS, Task, task
+from federation import Federation, Post, above_the_floor, accuracy_of, fedavg
+from parallel import spread, together
+
+from fedclient import runtime
+from fedclient.testing.digits import CLASSES
+from fedclient.values import Codec, CodecMode, Plan, parameters
+
+REACHED: Final = 0.95
+LAST: Final = 5
+SEEDS: Final = 3
+TUNING_SEEDS: Final = (100, 101)
+TUNED_RATES: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+PLANS: Final = {
+    "quick": Plan(learning_rate=1.0, norm_bound=100.0),
+    "usual": Plan(learning_rate=0.1, norm_bound=100.0),
+    "slow": Plan(learning_rate=0.02, norm_bound=100.0),
+}
+ROUNDS: Final = {"quick": 50, "usual": 50, "slow": 100}
+_SIGN, _LEVELS = CodecMode.TOPK_SIGN, CodecMode.TOPK_INT8
+SETTINGS: Final = {
+    "sign 0.2 %": {"codec": Codec(mode=_SIGN, density=0.002)},
+    "sign 1 %": {"codec": Codec(mode=_SIGN, density=0.01)},
+    "sign 5 %": {"codec": Codec(mode=_SIGN, density=0.05)},
+    "8 bit 1 %": {"codec": Codec(density=0.01)},
+    "3 bit 5 %": {"codec": Codec(mode=_LEVELS, density=0.05, bits=3)},
+}
+FP32: Final = "fp32 FedAvg"
+TABLES: Final = [  # head, split, plan
+    *(("features", split, plan) for split in SPLITS for plan in PLANS),
+    *(("pixels", split, "usual") for split in SPLITS),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One federation to run."""
+
+    head: str
+    split: str
+    plan: Plan
+    setting: str  # of SETTINGS, or FP32
+    seed: int
+    rounds: int
+    until_reached: bool = False  # and no further
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """What came of it, round by round."""
+
+    accuracy: list[float]
+    bytes_up: list[float]  # of a device, on average
+
+    def goes_on(self, case: Case) -> bool:
+        return len(self.accuracy) < case.rounds and not (case.until_reached and self.rounds)
+
+    @property
+    def rounds(self) -> int | None:
+        """How many it took until REACHED."""
+        return next((number for number, one in enumerate(self.accuracy, 1) if one >= REACHED), None)
+
+    @property
+    def final(self) -> float:
+        """Accuracy at the end, of the last rounds on average: a held-out sample is 0.28 points."""
+        return statistics.mean(self.accuracy[-LAST:])
+
+    @property
+    def kilobytes(self) -> float | None:
+        """What a device had sent by then."""
+        return None if self.rounds is None else sum(self.bytes_up[: self.rounds]) / 1000
+
+
+def run(case: Case) -> Course:
+    digits = task(case.head, case.split, case.seed)
+    if case.setting == FP32:
+        return _fp32(digits, case)
+    plan = replace(case.plan, **SETTINGS[case.setting])
+    federation = Federation.of(digits.model, plan, above_the_floor(digits.devices))
+    post, course = Post("lab"), Course(accuracy=[], bytes_up=[])
+    while course.goes_on(case):
+        sizes: list[int] = []
+        federation.run(1, lambda body, sizes=sizes: sizes.append(post.wire_bytes(body)))
+        course.accuracy.append(accuracy_of(federation.model, federation.head, digits.holdout))
+        course.bytes_up.append(statistics.mean(sizes))
+    return course
+
+
+def _fp32(digits: Task, case: Case) -> Course:
+    model = runtime.load(digits.model)
+    head, size = model.get_weights(), Post("lab").wire_bytes(bytes(4 * parameters(model.tensors)))
+    course = Course(accuracy=[], bytes_up=[size] * case.rounds)
+    while course.goes_on(case):
+        head = fedavg(model, head, digits.devices, case.plan, len(course.accuracy))
+        course.accuracy.append(accuracy_of(model, head, digits.holdout))
+    return course
+
+
+def measure(seeds: int = SEEDS, longest: int = 100) -> dict[str, Any]:
+    """Run every setting under every plan; `longest` bounds the rounds."""
+    started = time.monotonic()
+    cases = {
+        (head, split, plan, setting, seed): Case(
+            head=head,
+            split=split,
+            plan=PLANS[plan],
+            setting=setting,
+            seed=seed,
+            rounds=min(ROUNDS[plan], longest),
+        )
+        for head, split, plan in TABLES
+        for setting in (FP32, *SETTINGS)
+        for seed in range(seeds)
+    }
+    courses = dict(zip(cases, together(run, list(cases.values())), strict=True))
+    found: dict[str, Any] = {head: {split: {} for split in SPLITS} for head in HEADS}
+    for head, split, plan in TABLES:
+        found[head][split][plan] = _digest(
+            {
+                setting: [courses[head, split, plan, setting, seed] for seed in range(seeds)]
+                for setting in (FP32, *SETTINGS)
+            }
+        )
+    return {
+        "devices": DEVICES,
+        "seeds": seeds,
+        "rounds": {plan: min(rounds, longest) for plan, rounds in ROUNDS.items()},
+        "learning_rates": {name: plan.learning_rate for name, plan in PLANS.items()},
+        "parameters": {head: (width + 1) * CLASSES for head, width in HEADS.items()},
+        **found,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _digest(table: dict[str, list[Course]]) -> dict[str, Any]:
+    """Return what the courses of each setting came to, beside those of fp32."""
+    fp32 = table[FP32]
+    return {
+        setting: {
+            "reached": sum(one.rounds is not None for one in courses),
+            "rounds_until_95": _if_all([one.rounds for one in courses]),
+            "kilobytes_until_95": _if_all([one.kilobytes for one in courses]),
+            "bytes_per_round": round(_mean(one.bytes_up for one in courses)),
+            "times_fewer_bytes": round(
+                _mean(one.bytes_up for one in fp32) / _mean(one.bytes_up for one in courses), 1
+            ),
+            "final_accuracy": spread([one.final for one in courses]),
+            "points_below_fp32": round(
+                100 * statistics.mean(b.final - a.final for a, b in zip(courses, fp32, strict=True)), 2
+            ),
+        }
+        for setting, courses in table.items()
+    }
+
+
+def _if_all(values: list[Any]) -> dict[str, float] | None:
+    return None if None in values else spread(values)
+
+
+def _mean(series: Iterable[list[float]]) -> float:
+    return statistics.mean(value for one in series for value in one)
+
+
+def tune() -> list[dict[str, Any]]:
+    """Try plans on splits that `measure` does not use: rounds and kilobytes until REACHED."""
+    cases = [
+        Case(
+            head="features",
+            split=split,
+            plan=Plan(epochs=epochs, batch_size=batch, learning_rate=rate, norm_bound=100.0),
+            setting=setting,
+            seed=seed,
+            rounds=60,
+            until_reached=True,
+        )
+        for split, rate, epochs, batch, setting, seed in product(
+            SPLITS, TUNED_RATES, (1, 5), (16, 64), (FP32, *SETTINGS), TUNING_SEEDS
+        )
+    ]
+    found: dict[tuple[Any, ...], list[Course]] = {}
+    for case, course in zip(cases, together(run, cases), strict=True):
+        plan = case.plan
+        key = (case.split, case.setting, plan.learning_rate, plan.epochs, plan.batch_size)
+        found.setdefault(key, []).append(course)
+    return [
+        {
+            **dict(zip(("split", "setting", "learning_rate", "epochs", "batch_size"), key, strict=True)),
+            "rounds": _if_all([one.rounds for one in courses]),
+            "kilobytes": _if_all([one.kilobytes for one in courses]),
+        }
+        for key, courses in found.items()
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N")
+    parser.add_argument("--longest", type=int, default=100, metavar="ROUNDS")
+    parser.add_argument("--tune", action="store_true", help="try plans, and nothing else")
+    options = parser.parse_args()
+    results = tune() if options.tune else measure(options.seeds, options.longest)
+    print(json.dumps(results, indent=1))
