@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 from fedclient import limits
 from fedclient.crypto import cose, keys, sodium
-from fedclient.errors import CryptoError, UnknownHead, WireError
+from fedclient.errors import CryptoError, UnknownHead
 from fedclient.transport.base import publish_wire_bytes
 from fedclient.values import Base, EnrolmentRequest, HeadVersion, MessageType, Status, Update
 from fedclient.wire import messages
-from fedclient.wire.envelope import Envelope, decode_envelope, encode_envelope, up_aad
+from fedclient.wire.envelope import FORMAT, decode_envelope, encode_envelope, up_aad
 from fedclient.wire.topics import Topics
 
 MAX_BYTES = {
@@ -45,10 +45,10 @@ class DeviceUplink:
 
     def overhead_bytes(self, update: Update, body_bytes: int) -> int:
         """Return what the MQTT 3.1.1 PUBLISH of `update` has beyond a body of `body_bytes`."""
-        base = Base(head_version=update.head_version, head_hash=bytes(32), plan_hash=bytes(32))
-        payload = len(self.update(replace(update, body=bytes(body_bytes)), base))
+        fields = messages.encode_update(replace(update, body=b""))
+        around = len(FORMAT) + sodium.SEAL_BYTES + sodium.SIGNATURE_BYTES + len(fields)
         topic = Topics(self.federation).up(self.key.device_id, MessageType.UPDATE)
-        return publish_wire_bytes(topic, payload, qos=1) - body_bytes
+        return publish_wire_bytes(topic, around + body_bytes, qos=1) - body_bytes
 
     def status(self, status: Status) -> bytes:
         return self._pack(MessageType.STATUS, messages.encode_status(status))
@@ -60,8 +60,8 @@ class DeviceUplink:
     def _pack(self, kind: MessageType, payload: bytes, base: Base | None = None) -> bytes:
         kid = keys.kid(self.gateway_sealing_key)
         aad = up_aad(kind, (self.federation, self.key.device_id), kid, base)
-        sealed = sodium.seal(self.gateway_sealing_key, cose.sign(self.key, payload, aad))
-        return encode_envelope(Envelope(type=kind, recipient_kid=kid, sealed=sealed))
+        signed = cose.sign_compact(self.key, payload, aad)
+        return encode_envelope(sodium.seal(self.gateway_sealing_key, signed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,7 @@ class GatewayUplink:
         `base_of` gives what this gateway published as a head version, or None: then
         UnknownHead is raised, because the signature cannot be checked without it.
         """
-        message, aad = self._open(data, MessageType.UPDATE, sender[0])
-        unverified = cose.peek(message)
+        unverified, aad = self._open(data, MessageType.UPDATE, sender[0])
         claimed = messages.decode_update(unverified.payload)
         base = base_of(claimed.head_version)
         if base is None:
@@ -97,13 +96,12 @@ class GatewayUplink:
 
     def open_status(self, data: bytes, sender: tuple[str, bytes]) -> Status:
         """Open a status of `sender` (device id, public key)."""
-        message, aad = self._open(data, MessageType.STATUS, sender[0])
-        return messages.decode_status(cose.verify(sender[1], message, aad(None)))
+        unverified, aad = self._open(data, MessageType.STATUS, sender[0])
+        return messages.decode_status(unverified.verified_by(sender[1], aad(None)))
 
     def open_enrolment(self, data: bytes, device_id: str) -> EnrolmentRequest:
         """Open a request that is signed by the very key it asks to enrol (proof of possession)."""
-        message, aad = self._open(data, MessageType.ENROL, device_id)
-        unverified = cose.peek(message)
+        unverified, aad = self._open(data, MessageType.ENROL, device_id)
         request = messages.decode_enrolment(unverified.payload)
         if keys.device_id(request.public_key) != device_id:
             raise CryptoError("enrolment request for another device id than its topic's")
@@ -112,13 +110,10 @@ class GatewayUplink:
 
     def _open(
         self, data: bytes, kind: MessageType, device_id: str
-    ) -> tuple[bytes, Callable[[Base | None], bytes]]:
-        envelope = decode_envelope(data, kind, max_bytes=MAX_BYTES[kind])
-        if envelope.recipient_kid != self.key.kid:
-            raise WireError("message is sealed for another gateway's key")
-        message = self.key.open(envelope.sealed)
+    ) -> tuple[cose.Unverified, Callable[[Base | None], bytes]]:
+        sealed = decode_envelope(data, max_bytes=MAX_BYTES[kind])
 
         def aad(base: Base | None) -> bytes:
             return up_aad(kind, (self.federation, device_id), self.key.kid, base)
 
-        return message, aad
+        return cose.peek_compact(self.key.open(sealed)), aad

@@ -6,6 +6,9 @@
 and the first 8 bytes of the key's hash.  The signature covers the Sig_structure of section 4.4,
 ["Signature1", protected, external_aad, payload]; external_aad is what both ends know and nobody
 sends.  Nothing else is read: no other header, no other algorithm, no detached payload.
+
+Messages up travel **compact**, as `signature + payload`: the other bytes are the same in all of them.
+`expand` gives them back, for whoever wants to verify one with a COSE library of his own.
 """
 
 from __future__ import annotations
@@ -43,7 +46,34 @@ def sign(key: SigningKey, payload: bytes, aad: bytes, *, with_kid: bool = False)
     """Return the message that carries `payload`; `with_kid` is for messages down, whose readers pin a key."""
     protected = _ALG_AND_KID + key.kid if with_kid else _ALG
     signature = key.sign(_to_be_signed(protected, aad, payload))
-    return cbor.encode(cbor.Tagged(cbor.TAG_COSE_SIGN1, [protected, {}, payload, signature]))
+    return _message(protected, payload, signature)
+
+
+def sign_compact(key: SigningKey, payload: bytes, aad: bytes) -> bytes:
+    """Return `compact(sign(key, payload, aad))`, without the way around."""
+    return key.sign(_to_be_signed(_ALG, aad, payload)) + payload
+
+
+def peek_compact(data: bytes) -> Unverified:
+    """Take a compact message apart without verifying it; raises CryptoError when it is shorter than any."""
+    signature, payload = data[: sodium.SIGNATURE_BYTES], data[sodium.SIGNATURE_BYTES :]
+    if len(signature) < sodium.SIGNATURE_BYTES:
+        raise CryptoError(f"signed message ends in its signature, after {len(data)} bytes")
+    return Unverified(payload=payload, kid=None, protected=_ALG, signature=signature)
+
+
+def compact(message: bytes) -> bytes:
+    """Leave out what all messages up have in common; raises CryptoError for any other message."""
+    found = peek(message)
+    if found.kid is not None or len(found.signature) != sodium.SIGNATURE_BYTES:
+        raise CryptoError("only a message without kid, and with a signature of 64 bytes, has a compact form")
+    return found.signature + found.payload
+
+
+def expand(data: bytes) -> bytes:
+    """Return the tagged COSE_Sign1, byte for byte, that `data` is the compact form of."""
+    found = peek_compact(data)
+    return _message(found.protected, found.payload, found.signature)
 
 
 def verify(public_key: bytes, message: bytes, aad: bytes) -> bytes:
@@ -68,6 +98,10 @@ def peek(message: bytes, max_bytes: int = limits.MAX_UPDATE_BYTES) -> Unverified
             kid = _kid(protected)
             return Unverified(payload=payload, kid=kid, protected=protected, signature=signature)
     raise CryptoError("not a COSE_Sign1 message of protected header, empty header, payload and signature")
+
+
+def _message(protected: bytes, payload: bytes, signature: bytes) -> bytes:
+    return cbor.encode(cbor.Tagged(cbor.TAG_COSE_SIGN1, [protected, {}, payload, signature]))
 
 
 def _kid(protected: bytes) -> bytes | None:

@@ -16,6 +16,7 @@ from fedclient.errors import CryptoError
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+SEAL_BYTES: Final = 48  # what sealing adds: an X25519 key made for it, and a tag of 16 bytes
 _ERRORS: Final = (exceptions.CryptoError, ValueError, TypeError, RuntimeError)
 
 

@@ -1,7 +1,7 @@
 """What becomes of a message from a device, in the order of PROTOCOL 3.
 
-size cap -> strict CBOR -> known hash? the stored receipt -> open -> verify with the roster key of the
-id in the topic -> counter -> claims -> state.  Everything runs inside the caller's transaction; what
+known hash? the stored receipt -> size cap -> format -> open -> strict CBOR -> verify with the roster key of
+the id in the topic -> counter -> claims -> state.  Everything runs inside the caller's transaction; what
 is returned is published after its commit, so a receipt never runs ahead of what it says.
 
 Unknown ids get silence.  Whatever does not open or verify gets one answer, always the same but for the

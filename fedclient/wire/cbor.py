@@ -15,8 +15,9 @@ Reading takes three steps, and each rule lives in exactly one of them (docs/adr/
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import cbor2
 
@@ -52,6 +53,11 @@ def encode(value: object) -> bytes:
     return b"".join(out)
 
 
+def encode_sequence(values: Iterable[object]) -> bytes:
+    """Write values one after the other (RFC 8742): an array without its head.  Raises as `encode`."""
+    return b"".join(map(encode, values))
+
+
 def decode(data: bytes, *, max_bytes: int) -> object:
     """Read one item: int, float, bytes, str, bool, None, list, dict or `Tagged`, nested.
 
@@ -62,7 +68,28 @@ def decode(data: bytes, *, max_bytes: int) -> object:
     """
     if len(data) > max_bytes:
         raise WireError(f"CBOR item has {len(data)} bytes, at most {max_bytes} are allowed here")
-    foreign = _scan(data)
+    end, foreign = _scan(data)
+    if end != len(data):
+        raise WireError(f"CBOR has {len(data)} bytes, its item {end}")
+    return _value(data, foreign)
+
+
+def decode_sequence(data: bytes, count: int, *, max_bytes: int) -> tuple[list[object], bytes]:
+    """Read the first `count` items of a sequence (RFC 8742); return them, and the bytes behind them.
+
+    Nothing beyond `max_bytes` is looked at, so what follows may be long and of any kind.
+
+    Raises:
+        WireError: other forms of items than `decode` takes, fewer items, or more than `max_bytes` of them.
+    """
+    head = _head(0x80, count)
+    array = head + data[:max_bytes]  # with a head before it, a sequence is read by the rules of an array
+    end, foreign = _scan(array)
+    return cast("list[object]", _value(array[:end], foreign)), data[end - len(head) :]
+
+
+def _value(data: bytes, foreign: bool) -> object:
+    """Build the item that is all of `data`, after `_scan`; refuse it unless it is in its one form."""
     try:
         value = cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError) as error:
@@ -74,9 +101,10 @@ def decode(data: bytes, *, max_bytes: int) -> object:
     return value
 
 
-def _scan(data: bytes) -> bool:
-    """Check well-formedness and bounds (after RFC 8949 appendix C); tell whether there are maps or tags.
+def _scan(data: bytes) -> tuple[int, bool]:
+    """Check the first item's form and bounds (after RFC 8949 appendix C).
 
+    Returns where the item ends, and whether there are maps or tags in it.
     `left` counts the items still to come in the innermost container, `above` has the same of those
     around it.  In a map keys and values take turns, so that a key comes when `left` is even.
     A string that claims more than there is moves `at` beyond the end, where the next check sees it.
@@ -107,9 +135,9 @@ def _scan(data: bytes) -> bool:
             total += left
             if total > limits.MAX_CBOR_ITEMS or len(above) > limits.MAX_CBOR_DEPTH:
                 raise WireError(f"CBOR before byte {at} nests too deep or has too many items")
-    if at != end:
-        raise WireError(f"CBOR has {end} bytes, its item {at}")
-    return foreign
+    if at > end:
+        raise WireError(f"CBOR ends too early, after {end} bytes")
+    return at, foreign
 
 
 def _argument(data: bytes, at: int) -> tuple[int, int]:

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fedclient.errors import WireError
 from fedclient.values import Base, MessageType
 from fedclient.wire import cbor
-from fedclient.wire.fields import KID_BYTES, array, octets, typed
 
 SUITE = 1  # Ed25519 signature (COSE alg -19) inside a libsodium sealed box (X25519, XSalsa20-Poly1305)
-_VERSION = 1
+FORMAT = b"\x02"  # a compact COSE_Sign1 of `SUITE`; all else is known at both ends, and bound by the aad
+_ARRAY_OF_FIVE = b"\x85"  # what the format before began with, CBOR that names type, suite and key
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Envelope:
-    """The outside of every message to the gateway."""
-
-    type: MessageType
-    recipient_kid: bytes
-    sealed: bytes
+def encode_envelope(sealed: bytes) -> bytes:
+    """Return a message to the gateway: one byte of format, then the sealed box."""
+    return FORMAT + sealed
 
 
-def encode_envelope(envelope: Envelope) -> bytes:
-    kind = int(envelope.type)
-    return cbor.encode([_VERSION, kind, SUITE, envelope.recipient_kid, envelope.sealed])
-
-
-def decode_envelope(data: bytes, expected: MessageType, *, max_bytes: int) -> Envelope:
-    """Read an envelope of the `expected` type; raises WireError."""
-    version, kind, suite, kid, sealed = array(cbor.decode(data, max_bytes=max_bytes), "envelope", 5)
-    # as integers: True and 1.0 equal 1, and other bytes for the same message would be another message
-    if (typed(version, int, "version"), typed(suite, int, "suite")) != (_VERSION, SUITE):
-        raise WireError("envelope has another version or suite than this gateway speaks")
-    if typed(kind, int, "type") != expected:
-        raise WireError(f"envelope has type {kind}, its topic says {int(expected)}")
-    kid_ = octets(kid, "recipient kid", KID_BYTES)
-    return Envelope(type=expected, recipient_kid=kid_, sealed=typed(sealed, bytes, "sealed box"))
+def decode_envelope(data: bytes, *, max_bytes: int) -> bytes:
+    """Return the sealed box of a message to the gateway; raises WireError."""
+    if len(data) > max_bytes:
+        raise WireError(f"message has {len(data)} bytes, at most {max_bytes} are allowed here")
+    if data[:1] == _ARRAY_OF_FIVE:
+        raise WireError("message is in the envelope of an earlier fedclient: update the device's")
+    if data[:1] != FORMAT:
+        found = f"begins with 0x{data[0]:02x}, expected 0x{FORMAT.hex()}" if data else "is empty"
+        raise WireError(f"message {found}")
+    return data[1:]
 
 
 def up_aad(kind: MessageType, device: tuple[str, str], kid: bytes, base: Base | None = None) -> bytes:

@@ -55,22 +55,23 @@ def encode_update(update: Update) -> bytes:
     metrics: list[int | None] | None = None if update.accuracy_percent is None else [update.accuracy_percent]
     if update.epochs is not None:
         metrics = [update.accuracy_percent, update.epochs]
-    return cbor.encode(
-        [update.counter, version.generation, version.version, update.bucket, metrics, update.body]
-    )
+    fields = (update.counter, version.generation, version.version, update.bucket, metrics)
+    return cbor.encode_sequence(fields) + update.body
 
 
 def decode_update(payload: bytes) -> Update:
-    """Read an update's payload; raises WireError."""
-    fields = array(cbor.decode(payload, max_bytes=limits.MAX_UPDATE_BYTES), "update", 6)
-    counter, generation, version, bucket, metrics, body = fields
+    """Read an update's payload; raises WireError.  What its body holds is for the codec to say."""
+    if len(payload) > limits.MAX_UPDATE_BYTES:
+        raise WireError(f"update has {len(payload)} bytes, at most {limits.MAX_UPDATE_BYTES} are allowed")
+    fields, body = cbor.decode_sequence(payload, 5, max_bytes=limits.MAX_UPDATE_FIELDS_BYTES)
+    counter, generation, version, bucket, metrics = fields
     accuracy, epochs = _metrics(metrics)
     return Update(
         counter=integer(counter, "counter", 1, limits.COUNTER_MAX),
         head_version=head_version(generation, version),
         bucket=integer(bucket, "bucket", 0, limits.MAX_BUCKET),
         accuracy_percent=accuracy,
-        body=typed(body, bytes, "body"),
+        body=body,
         epochs=epochs,
     )
 

@@ -1,8 +1,10 @@
 """COSE_Sign1: one shape is read, and only what its signer signed comes out."""
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.signing import VerifyKey
 
 from fedclient.crypto import cose, keys
 from fedclient.errors import CryptoError
@@ -111,3 +113,60 @@ def test_peek_is_bounded() -> None:
     assert cose.peek(message, len(message)).payload == bytes(100)
     with pytest.raises(CryptoError, match="at most"):
         cose.peek(message, len(message) - 1)
+
+
+# --- the compact form -------------------------------------------------------------------------------
+@given(st.binary(max_size=300), st.binary(max_size=100))
+def test_the_compact_form_is_the_same_message(payload: bytes, aad: bytes) -> None:
+    message = cose.sign(KEY, payload, aad)
+    short = cose.sign_compact(KEY, payload, aad)
+    assert short == cose.compact(message)
+    assert cose.expand(short) == message
+    assert len(short) == 64 + len(payload)
+    assert cose.peek_compact(short) == cose.peek(message)
+    assert cose.peek_compact(short).verified_by(KEY.public, aad) == payload
+
+
+@pytest.mark.parametrize("size", [0, 23, 24, 255, 256, 65_535, 65_536])
+def test_the_expanded_form_verifies_by_the_rfc_alone(size: int) -> None:
+    """RFC 9052, 4.2 to 4.4, with cbor2 and PyNaCl and nothing of ours."""
+    expanded = cose.expand(cose.sign_compact(KEY, bytes(size), AAD))
+    assert expanded[:7].hex() == "d28443a10132a0"
+    assert expanded[-66:-64].hex() == "5840"
+    message = cbor2.loads(expanded)
+    assert message.tag == 18
+    protected, unprotected, payload, signature = message.value
+    assert cbor2.loads(protected) == {1: -19}
+    assert dict(unprotected) == {}
+    assert payload == bytes(size)
+    to_be_signed = cbor2.dumps(["Signature1", protected, AAD, payload])
+    assert VerifyKey(KEY.public).verify(to_be_signed, signature) == to_be_signed
+
+
+def test_every_flipped_bit_and_every_cut_of_a_compact_message_is_refused() -> None:
+    short = cose.sign_compact(KEY, b"payload", AAD)
+    flipped = (
+        short[:at] + bytes((short[at] ^ 1 << bit,)) + short[at + 1 :]
+        for at in range(len(short))
+        for bit in range(8)
+    )
+    for bad in (*flipped, *(short[:size] for size in range(len(short))), short + b"\x00"):
+        with pytest.raises(CryptoError):
+            cose.peek_compact(bad).verified_by(KEY.public, AAD)
+
+
+def test_what_is_shorter_than_a_signature_cannot_be_expanded() -> None:
+    for size in range(64):
+        with pytest.raises(CryptoError, match="ends in its signature"):
+            cose.expand(bytes(size))
+
+
+def test_only_a_message_up_has_a_compact_form() -> None:
+    for other in (
+        cose.sign(KEY, b"p", AAD, with_kid=True),
+        cbor.encode(OTHER_SHAPES["long signature"]),
+        cose.sign_compact(KEY, b"p", AAD),
+        b"",
+    ):
+        with pytest.raises(CryptoError):
+            cose.compact(other)

@@ -34,7 +34,7 @@ SMALL_ORDER = [
 def test_round_trips(data: bytes) -> None:
     assert sodium.verify(PUBLIC, data, sodium.sign(PAIR, data)) == data
     sealed = sodium.seal(SEALING_PUBLIC, data)
-    assert len(sealed) == len(data) + 48
+    assert len(sealed) == len(data) + sodium.SEAL_BYTES
     assert sodium.unseal(SEALING_PUBLIC, SEED, sealed) == data
     assert sodium.seal(SEALING_PUBLIC, data) != sealed
 

@@ -72,3 +72,14 @@ def test_we_read_cwt_and_write_the_same_bytes(with_kid: bool) -> None:
     for at in range(len(message)):
         with pytest.raises(CryptoError):
             cose.verify(KEY.public, message[:at] + bytes((message[at] ^ 1,)) + message[at + 1 :], AAD)
+
+
+def test_cwt_reads_a_message_up_as_it_is_expanded() -> None:
+    """What travels is signature and payload; `expand` makes of it what every COSE library reads."""
+    short = cose.sign_compact(KEY, PAYLOAD, AAD)
+    changed = [short[:at] + bytes((short[at] ^ 1,)) + short[at + 1 :] for at in range(len(short))]
+    good, *bad = cwt(*(question(with_kid=False, message=cose.expand(one)) for one in (short, *changed)))
+    assert good == {"payload": PAYLOAD.hex()}
+    assert all("refused" in one for one in bad)
+    (theirs,) = cwt(question(with_kid=False, seed=SEED, payload=PAYLOAD))
+    assert cose.compact(bytes.fromhex(theirs["message"])) == short

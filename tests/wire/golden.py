@@ -9,6 +9,8 @@ import hashlib
 import json
 import sys
 
+from nacl import bindings
+
 from fedclient.crypto import cose, keys
 from fedclient.downlink import GatewayDownlink
 from fedclient.values import (
@@ -37,13 +39,14 @@ from fedclient.values import (
     Verdict,
 )
 from fedclient.wire import messages
-from fedclient.wire.envelope import up_aad
+from fedclient.wire.envelope import encode_envelope, up_aad
 from fedclient.wire.invitation import encode_invitation
 
 FEDERATION = "farm"
 DEVICE = keys.SigningKey(b"d" * 32)
 GATEWAY = keys.SigningKey(b"g" * 32)
 SEALING = keys.SealingKey(b"s" * 32)
+EPHEMERAL = b"e" * 32
 PLAN = Plan(
     epochs=2,
     batch_size=8,
@@ -109,9 +112,24 @@ INVITATION = Invitation(
 
 
 def _up(kind: MessageType, payload: bytes, base: Base | None = None) -> dict[str, str]:
-    """A message up as it is before it is sealed: sealing is random."""
+    """A message up: the COSE_Sign1 it stands for, what of it is sealed, and what travels."""
     aad = up_aad(kind, (FEDERATION, DEVICE.device_id), keys.kid(SEALING.public), base)
-    return {"payload": payload.hex(), "aad": aad.hex(), "sign1": cose.sign(DEVICE, payload, aad).hex()}
+    signed = cose.sign_compact(DEVICE, payload, aad)
+    found = {
+        "payload": payload,
+        "aad": aad,
+        "sign1": cose.sign(DEVICE, payload, aad),
+        "signed": signed,
+        "envelope": encode_envelope(_sealed(signed)),
+    }
+    return {name: data.hex() for name, data in found.items()}
+
+
+def _sealed(data: bytes) -> bytes:
+    """Seal as crypto_box_seal does, but always with one ephemeral key: its own are random."""
+    public = bindings.crypto_scalarmult_base(EPHEMERAL)
+    nonce = hashlib.blake2b(public + SEALING.public, digest_size=24).digest()
+    return public + bindings.crypto_box(data, nonce, SEALING.public, EPHEMERAL)
 
 
 def vectors() -> dict[str, object]:
@@ -123,6 +141,7 @@ def vectors() -> dict[str, object]:
             "device_id": DEVICE.device_id,
             "gateway_signing_seed": (b"g" * 32).hex(),
             "gateway_sealing_secret": (b"s" * 32).hex(),
+            "ephemeral_secret": EPHEMERAL.hex(),
         },
         "update": _up(MessageType.UPDATE, messages.encode_update(UPDATE), BASE),
         "status": _up(MessageType.STATUS, messages.encode_status(STATUS)),

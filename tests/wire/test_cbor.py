@@ -139,11 +139,11 @@ def test_golden_bytes(value: object, encoded: str) -> None:
 
 
 REFUSED = {  # by which rule, so that no rule hides behind another
-    "ends too early": {"nothing": "", "second item": "82626100", "head": "821900"},
-    "CBOR has .* bytes, its item": {
+    "ends too early": {
+        "nothing": "", "second item": "82626100", "head": "821900",
         "argument cut": "19", "argument cut later": "1900", "string cut": "41", "text cut": "6261",
-        "trailing": "0000",
     },
+    "CBOR has .* bytes, its item": {"trailing": "0000"},
     "announces": {
         "array": "81", "tag": "d2", "two in one byte": "8200", "map of one": "a1", "no value": "a101",
         "map of two in three": "a2010203",
@@ -183,6 +183,54 @@ CASES = [(rule, name) for rule, group in REFUSED.items() for name in group]
 def test_refused(rule: str, name: str) -> None:
     with pytest.raises(WireError, match=rule):
         decode(bytes.fromhex(REFUSED[rule][name]))
+
+
+# --- sequences (RFC 8742) ---------------------------------------------------------------------------
+def sequence(data: bytes, count: int, max_bytes: int = MAX_BYTES) -> tuple[list[object], bytes]:
+    return cbor.decode_sequence(data, count, max_bytes=max_bytes)
+
+
+@given(st.lists(values.filter(lambda value: depth(value) < limits.MAX_CBOR_DEPTH), max_size=4), st.binary())
+def test_a_sequence_is_read_back_and_what_follows_is_left_alone(items: list[object], after: bytes) -> None:
+    encoded = cbor.encode_sequence(items)
+    assert encoded == cbor.encode(items)[1:]
+    found, rest = sequence(encoded + after, len(items))
+    assert same(found, sort_maps(items))
+    assert rest == after
+    for size in range(len(encoded)):
+        with pytest.raises(WireError):
+            sequence(encoded[:size], len(items))
+
+
+@given(st.binary(max_size=64), st.integers(0, 5))
+def test_any_bytes_are_refused_or_a_deterministic_sequence(data: bytes, count: int) -> None:
+    try:
+        found, rest = sequence(data, count)
+    except WireError:
+        return
+    assert len(found) == count
+    assert cbor.encode_sequence(found) + rest == data
+
+
+@pytest.mark.parametrize(("rule", "name"), [case for case in CASES if case[1] not in ("nothing", "trailing")])
+def test_every_rule_of_items_holds_in_a_sequence(rule: str, name: str) -> None:
+    bad = bytes.fromhex(REFUSED[rule][name])
+    for before in ([], [7]):
+        with pytest.raises(WireError, match=rule):
+            sequence(cbor.encode_sequence(before) + bad, len(before) + 1)
+
+
+def test_a_sequence_is_looked_for_within_its_bound_alone() -> None:
+    body = bytes(range(256)) * 8
+    assert sequence(b"\x01\x02" + body, 2, max_bytes=2) == ([1, 2], body)
+    for data in (
+        b"\x01\x18\x20" + body,
+        b"\x01\x42ab",
+        b"\x01\x82\x00\x00",
+        b"\x01\x9a\x00\x00\x04\x00" + body,
+    ):
+        with pytest.raises(WireError):
+            sequence(data, 2, max_bytes=2)
 
 
 @pytest.mark.parametrize(
