@@ -52,7 +52,7 @@ from fedclient.wire.fields import (
 
 def encode_update(update: Update) -> bytes:
     version = update.head_version
-    metrics: list[int | None] | None = None if update.accuracy_percent is None else [update.accuracy_percent]
+    metrics: object = update.accuracy_percent
     if update.epochs is not None:
         metrics = [update.accuracy_percent, update.epochs]
     fields = (update.counter, version.generation, version.version, update.bucket, metrics)
@@ -77,13 +77,11 @@ def decode_update(payload: bytes) -> Update:
 
 
 def _metrics(value: object) -> tuple[int | None, int | None]:
-    """Return accuracy and epochs; what is not there is left out as far as it can be."""
-    if value is None:
-        return None, None
-    accuracy, *rest = array(value, "metrics", max_size=2) or [None]
-    if accuracy is None and not rest:
-        raise WireError("update's metrics are empty")
-    epochs = integer(rest[0], "epochs", 1, limits.MAX_EPOCHS) if rest else None
+    """Return accuracy and epochs; there are epochs only in an array."""
+    accuracy, epochs = value, None
+    if isinstance(value, list):
+        accuracy, done = array(value, "metrics", 2)
+        epochs = integer(done, "epochs", 1, limits.MAX_EPOCHS)
     return None if accuracy is None else integer(accuracy, "accuracy", 0, 100), epochs
 
 

@@ -258,7 +258,7 @@ BOUNDS: dict[str, dict[int, list[object]]] = {
         2: INT,
         3: [*INT, 63],
         4: [
-            *([], [1, 2, 3], [101], [-1], [True], [0.5], 5, "5", [None]),
+            *([], [1, 2, 3], 101, -1, True, 0.5, [5], "5", [None], [101, 1], [-1, 1], [True, 1], b"5"),
             *([1, 0], [1, None], [1, True], [None, limits.MAX_EPOCHS + 1]),
         ],
     },
@@ -397,16 +397,32 @@ def test_fields_too_few_or_too_many_are_refused(name) -> None:
 
 # --- an update: a sequence of five items, then the body ---------------------------------------------
 def test_an_update_is_five_items_and_its_body() -> None:
-    update = replace(golden.UPDATE, accuracy_percent=None, epochs=None, body=b"body")
-    assert messages.encode_update(update).hex() == "07" + "03" + "182a" + "09" + "f6" + b"body".hex()
+    update = replace(golden.UPDATE, body=b"body")
+    for accuracy, epochs, metrics in (
+        (None, None, "f6"),
+        (5, None, "05"),
+        (87, None, "1857"),
+        (87, 2, "82185702"),
+        (None, 2, "82f602"),
+    ):
+        one = replace(update, accuracy_percent=accuracy, epochs=epochs)
+        assert messages.encode_update(one).hex() == "07" + "03" + "182a" + "09" + metrics + b"body".hex()
+        assert messages.decode_update(messages.encode_update(one)) == one
 
 
-@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("at", range(4))
 def test_an_update_without_one_of_its_fields_is_refused(at) -> None:
     fields = _fields("update")
     del fields[at]
     with pytest.raises(WireError):
         messages.decode_update(_bytes("update", fields))
+
+
+def test_without_metrics_the_body_stands_in_their_place() -> None:
+    fields = list(_fields("update").values())[:4]
+    for body in (b"", b"\x20", b"\x43abc", b"\x80", b"\xa0", b"\xff"):
+        with pytest.raises(WireError):
+            messages.decode_update(cbor.encode_sequence(fields) + body)
 
 
 def test_an_update_cut_within_its_fields_is_refused_and_all_else_is_body() -> None:
