@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedclient import limits
+from fedclient import codec, limits
 from fedclient.crypto import cose, keys, sodium
 from fedclient.errors import CryptoError, UnknownHead, WireError
 from fedclient.transport.base import publish_wire_bytes
 from fedclient.uplink import MAX_BYTES, DeviceUplink, GatewayUplink, envelope_hash
-from fedclient.values import MessageType
+from fedclient.values import Codec, CodecMode, HeadVersion, MessageType, TensorSpec, Update
 from fedclient.wire import cbor, messages
 from fedclient.wire.envelope import decode_envelope, down_aad, encode_envelope, up_aad
 from fedclient.wire.topics import Topics
+from tests.transport.drive import raw_pair, serve
 from tests.wire import golden
 from tests.wire.golden import BASE, DEVICE, FEDERATION, SEALING, STATUS, UPDATE
 
@@ -143,6 +147,33 @@ def test_the_overhead_of_an_update_is_known_before_its_body(size, counter) -> No
     sent = device.update(replace(update, body=bytes(size)), BASE)
     topic = Topics(FEDERATION).up(DEVICE.device_id, MessageType.UPDATE)
     assert size + device.overhead_bytes(update, size) == publish_wire_bytes(topic, len(sent), qos=1)
+
+
+def test_the_table_of_an_updates_bytes_is_what_travels() -> None:
+    """docs/wire-format.md, section 4: a packet of paho's, taken apart."""
+    page = (Path(__file__).parent.parent / "docs/wire-format.md").read_text()
+    section = page.split("### What an update costs")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| ([\w ]+?) \|", section, re.MULTILINE)
+    tensors = (TensorSpec(name="bias", shape=(10,)), TensorSpec(name="kernel", shape=(1280, 10)))
+    delta = np.random.default_rng(1).laplace(size=12_810).astype(np.float32)
+    body = codec.encode(delta, tensors, Codec(mode=CodecMode.TOPK_SIGN)).body
+    version = HeadVersion(1, 52)
+    update = Update(counter=41, head_version=version, bucket=8, accuracy_percent=91, body=body)
+    uplink = replace(device, federation="demo")
+    topic = Topics("demo").up(DEVICE.device_id, MessageType.UPDATE)
+    with raw_pair() as (broker, transport):
+        serve(transport)
+        before = transport.sent_bytes
+        transport.publish(topic, uplink.update(update, replace(BASE, head_version=version)))
+        packet = broker.read_until(transport.sent_bytes)[before:]
+    assert packet[3:5] + packet[5:42] == b"\0%c" % len(topic) + topic.encode()
+    signed = SEALING.open(packet[45:])
+    fields = [cbor.encode(one) for one in (41, 1, 52, 8, 91)]
+    assert packet[44:45] + signed[64:] == b"\2" + b"".join(fields) + body
+    sealing, signature = len(packet) - 45 - len(signed), len(signed) - len(b"".join(fields)) - len(body)
+    found = [3, 2, len(topic), 2, 1, sealing, signature, *map(len, fields), len(body), len(packet)]
+    assert [int(size) for size, _ in rows] == found
+    assert sum(found[:-1]) == len(packet) == len(body) + uplink.overhead_bytes(update, len(body))
 
 
 # --- what the signature binds -----------------------------------------------------------------------

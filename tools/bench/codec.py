@@ -177,7 +177,6 @@ def wire() -> dict[str, Any]:
                 "least": min(sizes),
                 "mean": round(statistics.mean(sizes), 1),
                 "most": max(sizes),
-                "share_up_to_340": sum(size <= 340 for size in sizes) / len(sizes),
             }
             for name, sizes in found.items()
         },
