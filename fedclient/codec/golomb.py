@@ -39,20 +39,8 @@ def write(out: BitWriter, positions: NDArray[np.int64], size: int) -> None:
         positions = _others(positions, size)
     if not positions.size:
         return
-    gaps = positions.copy()
-    gaps[1:] -= positions[:-1] + 1
     by = divisor(positions.size, size)
-    quotients = gaps // by
-    if by > 1:
-        width = (by - 1).bit_length()
-        short = (1 << width) - by
-        codes = gaps - quotients * by  # r, and from here on r + u where there is a tail
-        long = (codes >= short).nonzero()[0]
-        tailed = codes[long] + short
-        codes[long] = tailed >> 1
-        out.planes(codes, width - 1)
-        out.bits((tailed & 1).astype(np.uint8))
-    ends = quotients.cumsum() + np.arange(positions.size)
+    ends = positions if by == 1 else _write_remainders(out, positions, by)
     unary = np.zeros(int(ends[-1]) + 1, dtype=np.uint8)
     unary[ends] = 1
     out.bits(unary)
@@ -70,29 +58,56 @@ def read(source: BitReader, count: int, size: int) -> NDArray[np.int64]:
     if count > source.left:
         raise CodecError(f"the body is too short for the {count} positions it declares")
     by = divisor(count, size)
-    low = _remainders(source, count, by)
+    low = _read_remainders(source, count, by)
     unary = source.ahead(count + size // by)
     ends = unary.view(np.bool_).nonzero()[0]  # bytes are 0 and 1; booleans are searched faster
     if ends.size < count:
         raise CodecError(f"the body ends before the last of the {count} positions it declares")
     source.bits(int(ends[count - 1]) + 1)
-    ordinal = np.arange(count, dtype=np.int64)
     # An end counts the zeros before it, so the quotients come already summed up.
-    positions: NDArray[np.int64] = (ends[:count] - ordinal) * by + low.cumsum() + ordinal
+    ordinal = np.arange(count, dtype=np.int64)
+    positions: NDArray[np.int64] = ends[:count] - ordinal
+    positions *= by
+    positions += low.cumsum()
+    positions += ordinal
     if positions[-1] >= size:
         raise CodecError(f"the body has position {positions[-1]} of {size}")
     return positions
 
 
-def _remainders(source: BitReader, count: int, by: int) -> NDArray[np.int64]:
+def _write_remainders(out: BitWriter, positions: NDArray[np.int64], by: int) -> NDArray[np.int64]:
+    """Write heads and tails; returns where the ones of the unary string are."""
+    ordinal = np.arange(positions.size)
+    gaps = (positions - ordinal).astype(np.uint32)  # narrow numbers are several times as fast to divide
+    gaps[1:] -= gaps[:-1].copy()
+    quotients = gaps // np.uint32(by)
+    gaps -= quotients * np.uint32(by)  # the remainders
+    width = (by - 1).bit_length()
+    short = np.uint32((1 << width) - by)
+    long = (gaps >= short).nonzero()[0]
+    tailed = gaps[long]
+    tailed += short
+    gaps[long] = tailed >> np.uint32(1)
+    out.planes(gaps, width - 1)
+    tailed &= np.uint32(1)
+    out.bits(tailed.astype(np.uint8))
+    ends: NDArray[np.int64] = quotients.astype(np.int64).cumsum()
+    ends += ordinal
+    return ends
+
+
+def _read_remainders(source: BitReader, count: int, by: int) -> NDArray[np.int64]:
     if by == 1:
         return np.zeros(count, dtype=np.int64)
     width = (by - 1).bit_length()
     short = (1 << width) - by
-    heads = source.planes(count, width - 1)
-    long = (heads >= short).nonzero()[0]
-    heads[long] += heads[long] - short + source.bits(long.size)
-    return heads
+    codes = source.planes(count, width - 1)
+    long = (codes >= short).nonzero()[0]
+    tailed = codes[long] * 2
+    tailed += source.bits(long.size)
+    tailed -= short
+    codes[long] = tailed
+    return codes
 
 
 def _others(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:

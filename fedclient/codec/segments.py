@@ -8,6 +8,8 @@ Any other tensor is one segment.  Segments are numbered tensor by tensor, and by
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -28,6 +30,15 @@ class Order(IntEnum):
     ROWS = 2
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """The segments that one tensor has in one order."""
+
+    first: int  # the number of the first
+    divisor: int  # of an element's place in the tensor
+    columns: bool  # the remainder tells the segment, else the quotient
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Segments:
     """S segments of a head: the elements base, base + stride, base + 2 stride ... of the flat vector."""
@@ -35,25 +46,56 @@ class Segments:
     base: NDArray[np.int64]  # [S]
     stride: NDArray[np.int64]  # [S]
     size: NDArray[np.int64]  # [S], elements
-    tensors: tuple[tuple[int, int, int, int], ...]  # of each: its end, its base, its segments, its first one
+    bounds: NDArray[np.int64]  # [T + 1], of the tensors
+    parts: tuple[_Part, ...]  # [T]
 
-    def locate(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def locate(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Return the segment [n] and the place in it [n] of increasing flat `indices` [n]."""
-        segment, place = np.empty_like(indices), np.empty_like(indices)
-        begin = 0
-        for end, base, count, first in self.tensors:
-            stop = int(indices.searchsorted(end))
-            if stop > begin:
-                local, stride = indices[begin:stop] - base, int(self.stride[first])
-                if stride == 1:  # contiguous segments
-                    segment[begin:stop] = local // self.size[first]
-                    place[begin:stop] = local - segment[begin:stop] * self.size[first]
-                else:
-                    place[begin:stop] = local // count
-                    segment[begin:stop] = local - place[begin:stop] * count
-                segment[begin:stop] += first
-            begin = stop
+        segment, place = np.empty(indices.size, dtype=np.uint32), np.empty(indices.size, dtype=np.uint32)
+        for number, at, local in _by_tensor(indices, self.bounds):
+            part = self.parts[number]
+            quotient = local // np.uint32(part.divisor)
+            rest = local - quotient * np.uint32(part.divisor)
+            segment[at], place[at] = (rest, quotient) if part.columns else (quotient, rest)
+            segment[at] += np.uint32(part.first)
         return segment, place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Survey:
+    """The segments of all orders that a head has, numbered through."""
+
+    cuts: dict[Order, Segments]
+    begins: NDArray[np.intp]  # [orders], where those of each order begin
+    size: NDArray[np.float64]  # [all], elements
+    doublings: NDArray[np.float64]  # [all], log2(e size)
+
+    def locate(self, indices: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Return the segment of increasing flat `indices` [n] in each order, [orders, n]."""
+        found = np.empty((len(self.cuts), indices.size), dtype=np.uint32)
+        bounds = next(iter(self.cuts.values())).bounds
+        for number, at, local in _by_tensor(indices, bounds):
+            divisor, quotient = 0, local
+            for row, begin, cut in zip(found, self.begins.tolist(), self.cuts.values(), strict=True):
+                part = cut.parts[number]
+                if part.divisor != divisor:  # a matrix has the same for columns and rows
+                    divisor, quotient = part.divisor, local // np.uint32(part.divisor)
+                segment = local - quotient * np.uint32(divisor) if part.columns else quotient
+                np.add(segment, np.uint32(begin + part.first), out=row[at])
+        return found
+
+
+def _by_tensor(
+    indices: NDArray[np.int64], bounds: NDArray[np.int64]
+) -> Iterator[tuple[int, slice, NDArray[np.uint32]]]:
+    """Yield each tensor that has some of increasing flat `indices`: its number, which, their places in it."""
+    narrow = indices.astype(np.uint32)  # several times as fast to divide
+    begin = 0
+    for number, stop in enumerate(indices.searchsorted(bounds[1:]).tolist()):
+        if stop > begin:
+            at = slice(begin, stop)
+            yield number, at, narrow[at] - np.uint32(bounds[number])
+        begin = stop
 
 
 @lru_cache(maxsize=8)
@@ -62,8 +104,19 @@ def segments(tensors: tuple[TensorSpec, ...]) -> dict[Order, Segments]:
     return {order: cut for order in (Order.COLUMNS, Order.ROWS) if (cut := _segments(tensors, order))}
 
 
+@lru_cache(maxsize=8)
+def survey(tensors: tuple[TensorSpec, ...]) -> Survey | None:
+    """Number the segments of all orders through; None where the head has no order but the flat one."""
+    cuts = segments(tensors)
+    if not cuts:
+        return None
+    size = np.concatenate([cut.size for cut in cuts.values()]).astype(np.float64)
+    lengths = np.array([cut.size.size for cut in cuts.values()])
+    return Survey(cuts=cuts, begins=lengths.cumsum() - lengths, size=size, doublings=np.log2(math.e * size))
+
+
 def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
-    bounds = layout(tensors).bounds.tolist()
+    bounds = layout(tensors).bounds
     counts = [_count(tensor, order) for tensor in tensors]
     if not len(tensors) < sum(counts) <= MAX_SEGMENTS:
         return None
@@ -71,18 +124,19 @@ def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
     stride: list[int] = []
     sizes: list[int] = []
     parts = []
-    for number, (tensor, count) in enumerate(zip(tensors, counts, strict=True)):
+    for begin, tensor, count in zip(bounds.tolist(), tensors, counts, strict=False):
         size = tensor.size // count
-        parts.append((bounds[number + 1], bounds[number], count, len(base)))
-        apart = order is Order.COLUMNS and count > 1
-        base += [bounds[number] + index * (1 if apart else size) for index in range(count)]
-        stride += [count if apart else 1] * count
+        columns = order is Order.COLUMNS and count > 1
+        parts.append(_Part(first=len(base), divisor=count if columns else size, columns=columns))
+        base += [begin + index * (1 if columns else size) for index in range(count)]
+        stride += [count if columns else 1] * count
         sizes += [size] * count
     return Segments(
         base=np.array(base, dtype=np.int64),
         stride=np.array(stride, dtype=np.int64),
         size=np.array(sizes, dtype=np.int64),
-        tensors=tuple(parts),
+        bounds=bounds,
+        parts=tuple(parts),
     )
 
 

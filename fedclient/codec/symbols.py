@@ -15,7 +15,7 @@ A decoder insists on a complete code that has its last symbol in use; it does no
 from __future__ import annotations
 
 from heapq import heapify, heappop, heapreplace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +27,25 @@ from fedclient.errors import CodecError
 _MAX_LENGTH: Final = 24  # the floor on weights keeps codes below it
 _NODE: Final = 13  # bits of a node's number: two for each of at most 4,096 symbols
 _NODES: Final = (1 << _NODE) - 1
+_SYMBOLS: Final = 256  # what an encoder has at most; a decoder's alphabet can be larger
 _SHARE: Final = 12  # no symbol's weight is below 2^-12 of all
 
 
-def write(out: BitWriter, symbols: NDArray[np.int64]) -> None:
-    """Write `symbols` [n >= 1], small numbers that start at 0; n is for the caller to tell."""
+def write(out: BitWriter, symbols: NDArray[np.integer[Any]]) -> None:
+    """Write `symbols` [n >= 1], numbers below 256 that start at 0; n is for the caller to tell."""
     ends = _ends(np.bincount(symbols))  # how many symbols have each length
     shortest = next(length for length, count in enumerate(ends) if count)
     _write_table(out, ends, shortest)
-    lengths = np.repeat(np.arange(len(ends)), ends)
-    codes = _codes(ends)
-    heads = codes >> (lengths - shortest)
-    _write_layer(out, heads[symbols], shortest)
+    heads, *layers = _tables(ends, shortest)
+    # Strings of bytes are mapped, and thinned out, several times as fast as arrays.
+    left = symbols.astype(np.uint8).tobytes()
+    _write_layer(out, np.frombuffer(left.translate(heads), dtype=np.uint8), shortest)
     ended = 0
-    for depth in range(shortest + 1, len(ends)):
-        ended += ends[depth - 1]
-        symbols = symbols[(symbols >= ended).nonzero()[0]]  # lengths rise with the symbol
-        ones = (codes >> np.maximum(lengths - depth, 0) & 1).astype(np.uint8)
-        binary.write(out, ones[symbols])
+    for layer, end in zip(layers, ends[shortest:], strict=False):
+        if end:  # lengths rise with the symbol
+            left = left.translate(None, delete=bytes(range(ended, ended + end)))
+        ended += end
+        binary.write(out, np.frombuffer(left.translate(layer), dtype=np.uint8))
 
 
 def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
@@ -69,9 +70,9 @@ def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
     return symbols
 
 
-def _write_layer(out: BitWriter, values: NDArray[np.int64], width: int) -> None:
+def _write_layer(out: BitWriter, values: NDArray[np.uint8], width: int) -> None:
     if width == 1:
-        binary.write(out, values.astype(np.uint8))
+        binary.write(out, values)
     else:
         out.planes(values, width)
 
@@ -108,14 +109,20 @@ def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
     return shortest, ends
 
 
-def _codes(ends: list[int]) -> NDArray[np.int64]:
-    """Return the canonical code of each symbol."""
-    codes: list[int] = []
+def _tables(ends: list[int], shortest: int) -> list[bytes]:
+    """Return maps of symbols to the first `shortest` bits of their codes, and to each further bit."""
+    longest = len(ends) - 1
+    codes: list[int] = []  # of `longest` bits, zeros behind
     first = 0
-    for end in ends:
-        codes += range(first, first + end)
+    for length, end in enumerate(ends):
+        rest = longest - length
+        codes += range(first << rest, first + end << rest, 1 << rest)
         first = 2 * (first + end)
-    return np.array(codes, dtype=np.int64)
+    rows = np.array(codes) >> np.arange(longest - shortest, -1, -1)[:, np.newaxis]
+    rows[1:] &= 1
+    tables = np.zeros((len(rows), _SYMBOLS), dtype=np.uint8)
+    tables[:, : len(codes)] = rows
+    return [table.tobytes() for table in tables]
 
 
 def _ends(counts: NDArray[np.int64]) -> list[int]:
