@@ -138,7 +138,7 @@ class _Once:
             return True
         if state.enrolment is Enrolment.REFUSED and state.refusal is not Reason.REVOKED:
             return True  # one that was revoked asks whether it was reinstated
-        if agent.down_reason or agent.disk_reason or agent.work.failure:
+        if agent.down_reason or agent.disk_reason or agent.work.failure or agent.heads.trouble:
             return True
         if state.running or state.judging is not None or state.unsettled is not None:
             return self._impatient()
@@ -163,8 +163,8 @@ class _Once:
             raise EnrolmentError(f"the gateway refused this device: {agent.state.refusal.words}")
         if agent.work.failure:
             raise FinalError(f"training failed: {agent.work.failure}; the trainer's own line is above")
-        if agent.disk_reason:
-            raise ConditionsNotMet(f"not now: {agent.disk_reason}")
+        if not_now := agent.disk_reason or agent.heads.trouble:
+            raise ConditionsNotMet(f"not now: {not_now}")
         if agent.down_reason:
             raise ConditionsNotMet(f"no connection: {agent.down_reason}")
         if agent.work.closed_gates:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedclient import session
 from fedclient.client.adoption import Adoption
+from fedclient.client.assembly import Assembly
 from fedclient.client.heads import Heads
 from fedclient.client.ledger import Evidence, Ledger
 from fedclient.client.link import Link
@@ -53,7 +54,8 @@ class Actor:
         self.work = Work(folder, config, self._database, root)
         self._reports = Reports(Journal(self._database))
         self._ledger = Ledger(self._database, self.work, self._reports)
-        self._heads = Heads(folder, config, self._ledger.journal)
+        assembly = Assembly(folder, config.trainer_on(self.work.conditions.profile))
+        self.heads = Heads(folder, config, self._ledger.journal, assembly)
         self.adoption = Adoption(folder, config, self._database, self.work)
         self._link: Link | None = None
         self.work.conditions.traffic_bytes = lambda: 0 if self._link is None else self._link.traffic_bytes
@@ -64,6 +66,7 @@ class Actor:
         self._stumbling = Backoff(*STUMBLE_S, self._random)
         self._now_s = 0.0
         self.up_s: float | None = None  # since when there is a connection
+        self._held_back = False  # whether a head is not fetched for now
         self.state = State()
         self.down_reason: str | None = None  # why there is no connection
         self.disk_reason: str | None = None  # why nothing can be stored
@@ -131,18 +134,24 @@ class Actor:
         self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
 
     def _fetch(self, version: HeadVersion) -> None:
-        if held_back := self.work.conditions.held_back(self.work.doing(self.state), self._now_s):
-            self._heads.finish(self._link)  # what came is kept
-            if not self._timers.is_set(Timer.FETCH):
-                log.info("head %s is not fetched now: %s", version, held_back)
+        """Go on with getting a head, unless something speaks against it now."""
+        held_back = self.work.conditions.held_back(self.work.doing(self.state), self._now_s)
+        if held_back and not self._held_back:
+            log.info("head %s is not fetched now: %s", version, held_back)
+        self._held_back = bool(held_back)
+        if held_back:
+            self.heads.hold_back(self._link)  # what came is kept
             self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)
-        elif self._heads.begin(version, self._link):
-            self._feed(session.HeadReady(version))
+        elif self.heads.begin(version, self._link, self._now_s):
+            self._timers.clear(Timer.FETCH)
+            self._feed(session.HeadReady(version), self.heads.came)
+        elif (again_s := self.heads.look_again_s) is not None:
+            self._timers.set(Timer.FETCH, again_s)
 
     def _check(self, version: HeadVersion) -> None:
         state = self.state
         try:
-            self._heads.check(version, keep=(state.wanted, state.job, state.judging, state.adopted))
+            self.heads.check(version, keep=(state.wanted, state.job, state.judging, state.adopted))
         except StorageDamaged as error:
             log.error("%s", error)
             self._feed(session.HeadLost(version))

@@ -60,11 +60,12 @@ class Agent(Actor):
 
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
-        return {**(self._link.transport.interests() if self._link else {}), **self.work.interests()}
+        of_link = self._link.transport.interests() if self._link else {}
+        return {**of_link, **self.work.interests(), **self.heads.assembly.interests()}
 
     def deadline_s(self) -> float | None:
         """When to call `service` at the latest, in boot-time seconds; None: only for a descriptor."""
-        due = [self._timers.earliest_s()]
+        due = [self._timers.earliest_s(), self.heads.assembly.deadline_s()]
         if self._link is not None:
             due.append(self._link.transport.deadline_s())
         if self.work.child is not None:
@@ -81,6 +82,8 @@ class Agent(Actor):
 
     def _service(self, ready: Collection[int]) -> None:
         self._feed_all(self.work.service(ready, self._ledger.outbox, self._now_s))
+        if self.heads.service(ready, self._now_s):
+            self._fetch_wanted()
         if self._link is not None:
             for incoming in self._link.service(ready, self._now_s):
                 self._incoming(incoming)
@@ -92,6 +95,7 @@ class Agent(Actor):
         """Let go of everything but the database, and take up what it says a little later."""
         pause_s, self.disk_reason = self._stumbling.next_s(), str(error)
         log.error("nothing is lost, trying again in %.0f s: %s", pause_s, error)
+        self.heads.assembly.stop()
         self.work.stop_and_wait(self._now_s)
         self._close_link()
         self._timers = Timers()
@@ -105,6 +109,7 @@ class Agent(Actor):
 
     def stop(self) -> None:
         """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
+        self.heads.assembly.stop()
         self.work.stop_and_wait(self._now_s)
         self._close_link()
         self.work.close()
@@ -134,7 +139,7 @@ class Agent(Actor):
         if isinstance(incoming, LinkUp):
             self.up_s, self.down_reason = self._now_s, None
             log.info("connected")
-            self._heads.reconnected()
+            self.heads.reconnected()
             self._feed(session.Connected())
             self._timers.hasten(Timer.STATUS, self._now_s)
         elif isinstance(incoming, LinkDown):
@@ -170,22 +175,23 @@ class Agent(Actor):
             self._timers.hasten(Timer.STATUS, self._now_s + OFFER_AGAIN_S)  # it must hear of our floor
             return
         try:
-            self._heads.admit(manifest)
+            self.heads.admit(manifest)
         except ConfigError as error:
             log.error("head %s is not taken: %s", version, error)
             return
-        self._feed(session.NewHead(version, self._heads.job_may_finish(self.state.job, manifest)), manifest)
+        self._feed(session.NewHead(version, self.heads.job_may_finish(self.state.job, manifest)), manifest)
 
     def _chunk(self, chunk: Chunk) -> None:
-        ready = self._heads.take(chunk.topic, chunk.payload)
-        if ready is not None:
-            self._heads.finish(self._link)
-            self._feed(session.HeadReady(ready))
-        elif self._heads.poisoned:
+        self.heads.take(chunk.topic, chunk.payload)
+        if self.heads.poisoned:
             log.error("the broker keeps bad copies of a blob: trying again later")
-            self._heads.finish(self._link)
+            self.heads.finish(self._link)
             self._timers.set(Timer.FETCH, self._now_s + self._config.broker.retry_max_s)
-        elif self.state.wanted is not None:
+        else:
+            self._fetch_wanted()
+
+    def _fetch_wanted(self) -> None:
+        if self.state.wanted is not None and self.state.enrolment is Enrolment.DONE:
             self._fetch(self.state.wanted)
 
     def _receipt(self, receipt: Receipt) -> None:
@@ -237,7 +243,10 @@ class Agent(Actor):
         elif timer is Timer.CONNECT:
             self._connect()
         elif timer in {Timer.OFFER, Timer.FETCH} and self._link is not None and self._link.connected:
-            self._feed(session.RetryDue())
+            if timer is Timer.OFFER:
+                self._feed(session.RetryDue())
+            else:
+                self._fetch_wanted()
         elif timer is Timer.ADOPT:
             self._look_at_head()
         elif timer is Timer.DECIDE and (self.state.may_train or self.state.running):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+from fedclient.device.assembly import AssembleArguments
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
 from fedclient.device.judgement import JudgeArguments
 from fedclient.storage import Database
@@ -29,15 +30,18 @@ _IN_WORDS: dict[int, str] = {
     TrainerExit.MODEL: "this model cannot be trained here",
     TrainerExit.DISK: "the disk is full or busy",
     TrainerExit.LOST: "the stored head or model is damaged",
+    TrainerExit.ASTRAY: "what was fetched does not lead to the head that the manifest names",
 }
+_VERBS = {JobArguments: "job", JudgeArguments: "judge", AssembleArguments: "assemble"}
+Arguments = JobArguments | JudgeArguments | AssembleArguments
 
 
 class Child:
-    """One running trainer, or one that only judges."""
+    """One running trainer, or one that only judges, or puts a head together."""
 
-    def __init__(self, arguments: JobArguments | JudgeArguments, timeout_at_s: float) -> None:
+    def __init__(self, arguments: Arguments, timeout_at_s: float) -> None:
         self.only_judges = isinstance(arguments, JudgeArguments)
-        verb = "judge" if self.only_judges else "job"
+        verb = _VERBS[type(arguments)]
         self._gone, kept_by_child = os.pipe()
         # one core for the head; BLAS would start a thread for each core of the board
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -47,6 +47,11 @@ class Fetch:
         return not self._missing
 
     @property
+    def fetching(self) -> BlobRef | None:
+        """The blob whose chunks are asked for now."""
+        return self._missing[0] if self._missing else None
+
+    @property
     def poisoned(self) -> bool:
         return self.bad_copies >= MAX_BAD_COPIES
 

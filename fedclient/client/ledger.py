@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fedclient import session
+from fedclient.client.heads import Came
 from fedclient.client.link import Link
 from fedclient.client.reports import Reports
 from fedclient.client.work import Work
@@ -19,7 +20,8 @@ from fedclient.values import Judgement, Manifest, Reason, Receipt, Verdict
 
 log = logging.getLogger(__name__)
 
-Evidence = Manifest | Receipt | None  # the verified message that an event was made from
+# the verified message that an event was made from; of a head that is ready, what it took
+Evidence = Manifest | Receipt | Came | None
 
 
 class Ledger:
@@ -55,6 +57,9 @@ class Ledger:
             if isinstance(evidence, Manifest) and after.wanted == evidence.head_version:
                 needed = (after.current, after.wanted, after.job, after.judging, after.adopted)
                 self.journal.save_manifest(evidence, keep=needed)
+            if isinstance(evidence, Came):
+                self.journal.add("head_bytes", evidence.bytes)
+                self.journal.add("head_bytes_saved", evidence.saved)
             for action in actions:
                 self._carry_out(action, evidence, link)
             if before != after:

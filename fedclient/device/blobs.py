@@ -1,7 +1,8 @@
 """Blobs on the device: files named by their content, fetched in chunks, verified before use.
 
 A blob that is being fetched is `NAME.part`, appended to chunk by chunk, each chunk flushed
-to the disk before the next: after a power cut the fetch goes on where it was.
+to the disk before the next: after a power cut the fetch goes on where it was.  A head that was put
+together here out of other blobs is written as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from fedclient.errors import StorageDamaged, WireError
 from fedclient.limits import MAX_CHUNK_BYTES
-from fedclient.storage import disk_errors, read_file, sync_folder, write_file
+from fedclient.storage import disk_errors, read_file, sweep, sync_folder, write_file
 from fedclient.values import BlobRef
 from fedclient.wire.blobs import check_chunk, is_blob
 from fedclient.wire.topics import blob_name
@@ -79,6 +80,26 @@ class Blobs:
             if size == ref.size:
                 part.replace(self._file(ref))
                 sync_folder(self._path)
+
+    def put(self, ref: BlobRef, data: bytes) -> None:
+        """Store a blob that was made here; raises WireError for bytes that are not the ones it names.
+
+        It gets its name when all of it is on the disk: whoever is killed in here leaves none.
+        """
+        if not is_blob(ref, data):
+            raise WireError(f"these {len(data)} bytes are not blob {ref.hash.hex()[:12]}")
+        write_file(self._file(ref), data)
+
+    def remove(self, refs: Collection[BlobRef]) -> None:
+        """Let go of blobs, as far as they are here."""
+        for ref in refs:
+            for path in (self._file(ref), self._part(ref)):
+                with disk_errors(path):
+                    path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a `put` that was cut off has left, while nobody writes here."""
+        sweep(self._path)
 
     def keep_only(self, refs: Collection[BlobRef]) -> None:
         """Remove every blob and half-fetched blob that is not in `refs`."""

@@ -26,6 +26,7 @@ class TrainerExit(IntEnum):
     DISK = 73  # no room for the result, or the database was busy: later, perhaps
     LOST = 74  # the stored head or model is damaged
     STOPPED = 75  # as asked; the checkpoint holds
+    ASTRAY = 76  # what was fetched does not lead to the head that the manifest names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from fedclient.device.assembly import AssembleArguments
 from fedclient.device.jobs import JobArguments, TrainerExit
 from fedclient.device.judgement import JudgeArguments
 from fedclient.errors import DataError, FedClientError, ModelError, StorageDamaged, TransientError
@@ -21,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main(argv: list[str]) -> int:
-    """Run one job, one dry run or one judge; returns the exit code."""
+    """Run one job, one dry run or one judge, or put one head together; returns the exit code."""
     stop = {"asked": False}
 
     def on_sigterm(*_: object) -> None:
@@ -59,6 +60,10 @@ def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) 
         from fedclient.trainer import dry_run  # noqa: PLC0415
 
         return dry_run.run(dry_run.DryRunArguments(**arguments))
+    if verb == "assemble":
+        from fedclient.trainer import assemble  # noqa: PLC0415
+
+        return assemble.run(AssembleArguments(**arguments))
     if verb == "judge":
         from fedclient.trainer import judge  # noqa: PLC0415
 

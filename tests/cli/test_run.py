@@ -185,6 +185,11 @@ class FakeWork:
     why_not: str = ""
 
 
+@dataclass(frozen=True)
+class FakeHeads:
+    trouble: str = ""
+
+
 @dataclass
 class FakeAgent:
     """Does nothing; a signal comes when it starts, if `signalled`."""
@@ -195,6 +200,7 @@ class FakeAgent:
     down_reason: str | None = None
     disk_reason: str | None = None
     work: FakeWork = FakeWork()
+    heads: FakeHeads = FakeHeads()
     device_id: str = "fake"
     signalled: int = 0
     stopped: bool = False
@@ -231,6 +237,7 @@ ENDS = {
     "no connection": (FakeAgent(JOINED, down_reason="no route"), 75, "no connection: no route"),
     "lost while sending": (FakeAgent(SENDING, down_reason="gone"), 75, "no connection: gone"),
     "disk": (FakeAgent(JOINED, disk_reason="full", down_reason="x"), 75, "not now: full"),
+    "head": (FakeAgent(JOINED, heads=FakeHeads("head 1.2 is odd")), 75, "not now: head 1.2 is odd"),
     "gates": (FakeAgent(JOINED, work=FakeWork(closed_gates=("power",), why_not="12 %")), 75, "not now: 12 %"),
     "trained on": (FakeAgent(TRAINED, saw_manifest=True), 0, "nothing to do: the current head was"),
     "not taken": (FakeAgent(EMPTY, saw_manifest=True), 1, "no head was taken: "),

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import select
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fedclient import runtime
+from fedclient import codec, runtime
 from fedclient.client.agent import Agent
 from fedclient.config import AdoptionSettings, Config, TrainerSettings
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device import enrolment
 from fedclient.device import folder as folders
+from fedclient.device.assembly import AssembleArguments
+from fedclient.device.blobs import Blobs
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.outbox import Outbox
 from fedclient.downlink import GatewayDownlink
+from fedclient.errors import CodecError, FedClientError
+from fedclient.limits import MAX_DELTAS
 from fedclient.model.head import write_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing import setup
+from fedclient.trainer import __main__ as trainer
+from fedclient.trainer import assemble
 from fedclient.transport.base import Received
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.uplink import DeviceUplink, GatewayUplink, envelope_hash
 from fedclient.values import (
     Base,
+    BlobRef,
     Broker,
     Codec,
     HeadVersion,
@@ -35,9 +44,11 @@ from fedclient.values import (
     Plan,
     Receipt,
     ReceiptStatus,
+    TensorSpec,
     Update,
 )
 from fedclient.wire.blobs import split
+from fedclient.wire.fields import DELTA_HASH_BYTES
 from fedclient.wire.invitation import encode_invitation
 from fedclient.wire.messages import encode_plan
 from fedclient.wire.topics import Topics
@@ -55,6 +66,7 @@ CONFIG = Config(
     trainer=TrainerSettings(idle=False, nice=0, grace_s=5.0),
     adoption=UNJUDGED,
 )
+GRID = 2.0**14  # steps in 1 of the weights that are published here
 V1, V2, V3 = HeadVersion(1, 1), HeadVersion(1, 2), HeadVersion(1, 3)
 
 
@@ -69,6 +81,8 @@ class MiniGateway:
         self.model = write_head(FEATURES, CLASSES)
         self.manifest: Manifest | None = None
         self.bases: dict[HeadVersion, Base] = {}
+        self.canonical: dict[HeadVersion, np.ndarray] = {}
+        self.encoded: dict[HeadVersion, list[bytes]] = {}  # the whole head, then its deltas, newest first
         self.inbox: list[tuple[str, MessageType, bytes]] = []
         self.connect()
 
@@ -102,24 +116,53 @@ class MiniGateway:
         labels: tuple[str, ...] = (),
     ) -> Manifest:
         """Publish a head; where no weights are given they follow from its version."""
+        manifest = self.make(version, plan, weights=weights, labels=labels)
+        if blobs:
+            self.publish_blobs(version)
+        self.announce(manifest)
+        return manifest
+
+    def make(
+        self, version: HeadVersion, plan: Plan = PLAN, *, weights: bytes = b"", labels: tuple[str, ...] = ()
+    ) -> Manifest:
+        """Make a head and what leads to it, and keep it to yourself."""
         loaded = runtime.load(self.model)
-        weights = weights or np.full(len(loaded.get_weights()), version.version / 100, np.float32).tobytes()
+        head = np.full(len(loaded.get_weights()), version.version / 100, np.float32)
+        head = on_grid(np.frombuffer(weights, "<f4")) if weights else on_grid(head)
+        encoded = self._encode(version, head, loaded.tensors)
+        full, *deltas = (split(one).ref for one in encoded)
         self.manifest = Manifest(
             head_version=version,
             model=split(self.model).ref,
-            head=split(weights).ref,
-            full=split(weights).ref,
+            head=split(head.tobytes()).ref,
+            full=full,
             tensors=loaded.tensors,
             labels=labels,
             plan=plan,
             plan_hash=hashlib.sha256(encode_plan(plan)).digest(),
+            deltas=tuple(BlobRef(hash=ref.hash[:DELTA_HASH_BYTES], size=ref.size) for ref in deltas),
         )
         self.bases[version] = self.manifest.base
-        if blobs:
-            for data in (self.model, weights):
-                self.publish_blob(data)
-        self.announce(self.manifest)
         return self.manifest
+
+    def _encode(self, version: HeadVersion, head: np.ndarray, tensors: tuple[TensorSpec, ...]) -> list[bytes]:
+        """Return the whole head and the deltas that lead to it from the heads before."""
+        before = HeadVersion(version.generation, version.version - 1)
+        try:
+            encoded = [codec.head_blob(head, tensors)]
+        except CodecError:  # NaN: `hand_over` brings such a head
+            return [head.tobytes()[:9]]
+        if before in self.canonical and self.canonical[before].shape == head.shape:
+            with suppress(CodecError):  # the personal layer or the statistics changed
+                newest = codec.delta_blob(self.canonical[before], head, tensors)
+                encoded += [newest, *self.encoded[before][1:]][:MAX_DELTAS]
+        self.canonical[version], self.encoded[version] = head, encoded
+        return encoded
+
+    def publish_blobs(self, version: HeadVersion) -> None:
+        """Publish model, whole head and deltas."""
+        for data in (self.model, *self.encoded.get(version, ())):
+            self.publish_blob(data)
 
     def publish_blob(self, data: bytes) -> None:
         blob = split(data)
@@ -137,6 +180,34 @@ class MiniGateway:
         return self.uplink.open_update(envelope, (device.id, device.key.public), self.bases.get)
 
 
+def on_grid(weights: np.ndarray) -> np.ndarray:
+    """Return weights as a gateway would round them; NaN stays."""
+    rounded = np.round(weights.astype(np.float64) * GRID) / GRID
+    return (rounded + 0.0).astype("<f4")
+
+
+class Here:
+    """Puts a head together like the child, but in this process, and has ended at once."""
+
+    def __init__(self, arguments: AssembleArguments, timeout_at_s: float) -> None:
+        self.gone_descriptor = os.eventfd(1)
+        self.kill_at_s, self.was_cut_off, self.pid = timeout_at_s, False, os.getpid()
+        try:
+            self._code: int = assemble.run(arguments)
+        except FedClientError as error:
+            self._code = trainer._exit_code(error)
+
+    def cut_off(self) -> None:
+        self.was_cut_off = True
+
+    def kill(self) -> None:
+        """It has ended."""
+
+    def finish(self) -> int:
+        os.close(self.gone_descriptor)
+        return self._code
+
+
 class Device:
     """An agent, its folder, and a clock that tests turn."""
 
@@ -148,6 +219,7 @@ class Device:
         self.config = replace(config, state=path)
         self.now_s = 1000.0
         self.agent: Agent | None = None
+        self.puts_together: type = Here  # `Child` for a real one
 
     def samples(self, count: int = 60, seed: int = 1) -> None:
         with SampleStore(self.folder.samples) as store:
@@ -173,6 +245,7 @@ class Device:
         self.agent = Agent(
             self.folder, self.config, lambda _, client_id: MemoryTransport(self.broker, client_id), seed=1
         )
+        self.agent.heads.assembly.begin = self.puts_together
         self.agent.start(self.now_s)
         return self.agent
 
@@ -184,14 +257,20 @@ class Device:
     def turn(self, advance_s: float = 0.0) -> None:
         """Let the agent do what is due now; `advance_s` turns the clock first."""
         assert self.agent is not None
+        agent = self.agent
         self.now_s += advance_s
         for _ in range(50):
-            ready = select.select(list(self.agent.interests()), [], [], 0)[0]
-            self.agent.service(ready, self.now_s)
-            deadline_s = self.agent.deadline_s()
-            if not ready and (deadline_s is None or deadline_s > self.now_s):
+            ready = self._ready(agent)
+            agent.service(ready, self.now_s)
+            deadline_s = agent.deadline_s()
+            more = ready or (agent.heads.assembly.child is not None and self._ready(agent))
+            if not more and (deadline_s is None or deadline_s > self.now_s):
                 return
         raise AssertionError("the agent never rests: something is always due")
+
+    @staticmethod
+    def _ready(agent: Agent) -> list[int]:
+        return select.select(list(agent.interests()), [], [], 0)[0]
 
     def trainer_ends(self) -> None:
         """Wait for the real trainer to be gone, and let the agent see it."""
@@ -200,6 +279,18 @@ class Device:
         assert child is not None, "no trainer runs"
         assert select.select([child.gone_descriptor], [], [], 60)[0], "the trainer hangs"
         self.turn()
+
+    def assembly_ends(self) -> None:
+        """Wait for the real child that puts a head together, and let the agent see it."""
+        assert self.agent is not None
+        child = self.agent.heads.assembly.child
+        assert child is not None, "nothing is put together"
+        assert select.select([child.gone_descriptor], [], [], 60)[0], "the child hangs"
+        self.turn()
+
+    def hand_over(self, ref: BlobRef, data: bytes) -> None:
+        """Put a head here that no gateway could encode."""
+        Blobs(self.folder.blobs).put(ref, data)
 
     def join(self, gateway: MiniGateway) -> Agent:
         """Be enrolled, whatever it takes."""

@@ -70,6 +70,12 @@ def told_to_the_gateway(device: Device, gateway: MiniGateway) -> list[tuple[Head
     return [(one.head_version, one.verdict) for one in heard]
 
 
+def publish_broken(device: Device, gateway: MiniGateway, version: HeadVersion, how: str) -> None:
+    manifest = gateway.publish(version, weights=broken(how))
+    if how == "nan":  # no encoding has it
+        device.hand_over(manifest.head, broken(how))
+
+
 # --- who judges -------------------------------------------------------------------------------------------
 def test_without_samples_a_head_is_adopted_at_once_and_no_child_starts(device, gateway) -> None:
     agent = device.join(gateway)
@@ -83,7 +89,7 @@ def test_without_samples_a_head_is_adopted_at_once_and_no_child_starts(device, g
 
 def test_a_head_that_no_app_could_use_is_not_adopted_without_samples_either(device, gateway, caplog) -> None:
     agent = device.join(gateway)
-    gateway.publish(V1, weights=broken("nan"))
+    publish_broken(device, gateway, V1, "nan")
     device.turn()
     assert (agent.state.current, last(device)) == (V1, (V1, KEPT))
     with pytest.raises(NoModelYet):
@@ -128,7 +134,7 @@ def test_a_child_of_its_own_judges_while_there_is_nothing_to_train(ready, gatewa
 # --- what follows -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["random", "nan"])
 def test_a_broken_head_never_reaches_apps_and_training_goes_on_from_it(ready, gateway, how, caplog) -> None:
-    gateway.publish(V2, weights=broken(how))
+    publish_broken(ready, gateway, V2, how)
     ready.turn()
     ready.trainer_ends()
     agent = ready.agent
@@ -185,7 +191,7 @@ def test_only_what_protects_the_machine_keeps_a_judge_back(ready, gateway) -> No
     agent, conditions = ready.agent, ready.agent.work.conditions
     good = conditions.policy
     conditions.policy = replace(good, min_free_disk_mib=2.0**40, networks=("none",), poll_s=60.0)
-    agent._heads.admit = lambda _: None
+    agent.heads.admit = lambda _: None
     conditions.held_back = lambda doing, now_s, gates=None: (
         "" if gates is None else type(conditions).held_back(conditions, doing, now_s, gates)
     )

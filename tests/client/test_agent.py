@@ -10,7 +10,6 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from fedclient import codec
@@ -443,7 +442,7 @@ def test_rule_6_heads_below_the_invitations_floor_are_not_taken(device, gateway)
 def test_rule_6_poisoned_chunks_are_backed_off_from_and_reported(device, gateway, caplog) -> None:
     agent = device.join(gateway)
     manifest = gateway.publish(V1, blobs=False)
-    for ref in (manifest.model, manifest.head):
+    for ref in (manifest.model, manifest.full):
         for number in range(3):
             gateway.transport.publish(TOPICS.blob(ref.hash, number), b"poison", retain=True)
     device.turn()
@@ -452,9 +451,7 @@ def test_rule_6_poisoned_chunks_are_backed_off_from_and_reported(device, gateway
     before = agent._link.transport.sent_bytes
     device.turn(10.0)
     assert agent._link.transport.sent_bytes - before <= 400  # perhaps a status, no new attempt
-    weights = np.full(18, 0.01, np.float32).tobytes()
-    for data in (gateway.model, weights):
-        gateway.publish_blob(data)
+    gateway.publish_blobs(V1)
     device.turn(agent._config.broker.retry_max_s)
     assert agent.state.current == V1
 
@@ -532,11 +529,8 @@ def test_a_head_that_cannot_be_trained_is_given_up_for_good(device, gateway) -> 
     device.turn()
     device.samples()
     gateway.model = b"no model at all"
-    weights = np.zeros(18, np.float32).tobytes()
-    bad = replace(good, head_version=V2, model=split(gateway.model).ref, head=split(weights).ref)
-    for data in (gateway.model, weights):
-        gateway.publish_blob(data)
-    gateway.announce(bad)
+    gateway.publish_blob(gateway.model)
+    gateway.announce(replace(good, head_version=V2, model=split(gateway.model).ref))
     device.turn()
     device.trainer_ends()
     assert agent.state.done == agent.state.unfit == V2

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedclient.client.assembly import Assembly
 from fedclient.client.heads import Heads
 from fedclient.client.link import Chunk, Link
 from fedclient.config import LimitSettings, PrivacySettings
@@ -16,7 +17,7 @@ from fedclient.device.journal import Journal
 from fedclient.errors import ConfigError, StorageDamaged
 from fedclient.transport.memory import MemoryTransport
 from fedclient.values import BlobRef, Codec, CodecMode, HeadVersion
-from tests.client.harness import PLAN, V1, V2, MiniGateway
+from tests.client.harness import PLAN, V1, V2, Here, MiniGateway
 
 
 @pytest.fixture
@@ -24,9 +25,16 @@ def journal(device) -> Journal:
     return Journal(open_database(device.folder))
 
 
+def heads_of(device, journal: Journal, **changed: object) -> Heads:
+    config = replace(device.config, **changed)
+    assembly = Assembly(device.folder, config.trainer)
+    assembly.begin = Here
+    return Heads(device.folder, config, journal, assembly)
+
+
 @pytest.fixture
 def heads(device, journal) -> Heads:
-    return Heads(device.folder, device.config, journal)
+    return heads_of(device, journal)
 
 
 @pytest.fixture
@@ -40,23 +48,22 @@ def link(device, gateway, broker) -> Link:
     return made
 
 
-def fetch(heads: Heads, link: Link) -> HeadVersion | None:
+def fetch(heads: Heads, link: Link, version: HeadVersion, now_s: float = 0.0) -> bool:
+    """Let the broker's chunks come, and what they lead to happen."""
     for _ in range(50):
-        for incoming in link.service((), 0.0):
+        for incoming in link.service((), now_s):
             if isinstance(incoming, Chunk):
-                ready = heads.take(incoming.topic, incoming.payload)
-                if ready is not None:
-                    heads.finish(link)
-                    return ready
-                heads.update_subscriptions(link)
-    return None
+                heads.take(incoming.topic, incoming.payload)
+        heads.service(heads.assembly.interests(), now_s)
+        if heads.begin(version, link, now_s):
+            return True
+    return False
 
 
 def take(heads: Heads, link: Link, journal: Journal, gateway: MiniGateway, version: HeadVersion):
     manifest = gateway.publish(version)
     journal.save_manifest(manifest, keep=())
-    if not heads.begin(version, link):
-        assert fetch(heads, link) == version
+    assert heads.begin(version, link, 0.0) or fetch(heads, link, version)
     heads.check(version, keep=())
     return manifest
 
@@ -101,7 +108,7 @@ def test_rule_5_5_no_job_or_a_base_that_is_gone_may_not_finish(heads, gateway) -
 # --- PROTOCOL 6 and 8: the owner's bounds -------------------------------------------------------------
 def test_rule_6_an_oversized_model_is_refused(device, journal, gateway) -> None:
     manifest = gateway.publish(V1, blobs=False)
-    limited = Heads(device.folder, replace(device.config, limits=LimitSettings(max_model_mib=1)), journal)
+    limited = heads_of(device, journal, limits=LimitSettings(max_model_mib=1))
     limited.admit(manifest)
     with pytest.raises(ConfigError, match="max_model_mib"):
         limited.admit(replace(manifest, model=BlobRef(hash=b"m" * 32, size=1 << 20)))
@@ -120,7 +127,7 @@ def test_rule_8_only_allowed_models_are_taken(device, journal, gateway) -> None:
     manifest = gateway.publish(V1, blobs=False)
     for allowed, taken in ((manifest.model.hash.hex(), True), ("00" * 32, False)):
         privacy = PrivacySettings(allowed_models=(allowed,))
-        heads = Heads(device.folder, replace(device.config, privacy=privacy), journal)
+        heads = heads_of(device, journal, privacy=privacy)
         if taken:
             heads.admit(manifest)
         else:
@@ -132,15 +139,15 @@ def test_rule_8_only_allowed_models_are_taken(device, journal, gateway) -> None:
 def test_a_head_is_fetched(heads, link, journal, gateway, device) -> None:
     manifest = take(heads, link, journal, gateway, V1)
     assert Blobs(device.folder.blobs).read(manifest.model) == gateway.model
-    assert heads.begin(V1, link)  # nothing is missing
+    assert heads.begin(V1, link, 0.0)  # nothing is missing
     heads.check(V1, keep=())
 
 
 def test_rule_6_a_second_begin_keeps_the_subscriptions(heads, link, journal, gateway) -> None:
     journal.save_manifest(gateway.publish(V1, blobs=False), keep=())
-    assert not heads.begin(V1, link)
+    assert not heads.begin(V1, link, 0.0)
     before = link.transport.sent_bytes
-    assert not heads.begin(V1, link)
+    assert not heads.begin(V1, link, 0.0)
     assert link.transport.sent_bytes == before
 
 
@@ -156,7 +163,7 @@ def test_a_job_keeps_the_blobs_of_its_base(heads, link, journal, gateway, device
     first = take(heads, link, journal, gateway, V1)
     manifest = gateway.publish(V2)
     journal.save_manifest(manifest, keep=())
-    assert heads.begin(V2, link) or fetch(heads, link) == V2
+    assert heads.begin(V2, link, 0.0) or fetch(heads, link, V2)
     heads.check(V2, keep=(None, V1))
     assert (device.folder.blobs / first.head.hash[:16].hex()).exists()
 
@@ -167,8 +174,8 @@ def test_damage_is_reported_and_what_is_missing_fetched_again(
 ) -> None:
     manifest = gateway.publish(V1)
     journal.save_manifest(manifest, keep=())
-    heads.begin(V1, link)
-    assert fetch(heads, link) == V1
+    heads.begin(V1, link, 0.0)
+    assert fetch(heads, link, V1)
     blob = device.folder.blobs / manifest.head.hash[:16].hex()
     if damage == "manifest":
         journal._database.execute("DELETE FROM manifest")
@@ -176,9 +183,9 @@ def test_damage_is_reported_and_what_is_missing_fetched_again(
         blob.unlink()
     with pytest.raises(StorageDamaged, match="fetched again"):
         heads.check(V1, keep=())
-    assert not heads.begin(V1, link)
+    assert not heads.begin(V1, link, 0.0)
     if damage == "manifest":
         assert manifest in link.service((), 0.0)  # asked for, and the broker has it
     else:
-        assert fetch(heads, link) == V1
+        assert fetch(heads, link, V1)
         heads.check(V1, keep=())

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from fedclient.device.blobs import Blobs
-from fedclient.errors import StorageDamaged
+from fedclient.errors import StorageDamaged, WireError
 from fedclient.limits import MAX_CHUNK_BYTES
 from fedclient.wire.blobs import check_hashes, split
 from fedclient.wire.topics import blob_name
@@ -85,6 +85,29 @@ def test_a_damaged_blob_is_reported_and_can_be_fetched_again(blobs, tmp_path, da
     for chunk in BLOB.chunks:
         blobs.append(BLOB.ref, chunk)
     assert blobs.read(BLOB.ref) == DATA
+
+
+def test_what_was_made_here_is_written_whole_and_only_under_its_own_name(blobs, tmp_path) -> None:
+    with pytest.raises(WireError):
+        blobs.put(BLOB.ref, DATA[1:] + b"x")
+    assert not list(tmp_path.iterdir())
+    blobs.append(BLOB.ref, BLOB.chunks[0])
+    blobs.put(BLOB.ref, DATA)
+    assert blobs.read(BLOB.ref) == DATA
+    left = tmp_path / f".{blob_name(BLOB.ref.hash)}.0123456789ab.tmp"
+    left.write_bytes(DATA)
+    blobs.sweep()
+    assert not left.exists()
+    assert blobs.has(BLOB.ref)
+
+
+def test_what_led_nowhere_is_removed_whole_or_begun(blobs, tmp_path) -> None:
+    small = split(b"delta")
+    blobs.append(small.ref, b"delta")
+    blobs.append(BLOB.ref, BLOB.chunks[0])
+    blobs.remove([small.ref, BLOB.ref])
+    blobs.remove([small.ref])
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_what_is_needed_stays(blobs, tmp_path) -> None:
