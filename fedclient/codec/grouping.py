@@ -19,7 +19,7 @@ from fedclient.codec.segments import Order, Segments, Survey, survey
 from fedclient.values import TensorSpec
 
 _EMPTY: Final = 23  # density class of a segment without an element that is sent; others are below
-_LOG2E: Final = math.log2(math.e)
+_HALF: Final = math.log2(math.e) / 2
 _SPENT: Final = 24  # bits that a group costs beside its elements, about: its count, and a longer table
 
 
@@ -82,12 +82,14 @@ def _chance(count: int, number: int) -> float:
 def _finest(signs: NDArray[np.int64], sent: NDArray[np.int64], looked: Survey) -> list[float]:
     """Bits of positions and signs in each order, were each segment a group and telling that for nothing.
 
-    A little less: of log2 C(n, k), the part that is about k log2(e) counts as k log2(e) (1 - k / n).
+    A little less: log2 C(n, k) counts as k log2(n / k) + k log2(e) (1 - (p + p^2) / 2) with p = k / n.
     """
     used = signs.nonzero()[0]
     each = signs[used]
     chosen = each * np.log2(each)
-    places = sent * (looked.doublings - _LOG2E / looked.size * sent)
+    counts = sent.astype(np.float64)  # numbers of two kinds take several times as long
+    share = counts / looked.size
+    places = counts * (looked.doublings - share * (_HALF + _HALF * share))
     saved = np.add.reduceat(chosen, used.searchsorted(2 * looked.begins))
     found: list[float] = (np.add.reduceat(places, looked.begins) - saved).tolist()
     return found

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from fedclient.codec.layout import layout
 from fedclient.limits import MAX_SEGMENTS
 from fedclient.values import TensorSpec
+
+_SMALL: Final = 1 << 15  # elements
 
 
 class Order(IntEnum):
@@ -34,9 +37,10 @@ class Order(IntEnum):
 class _Part:
     """The segments that one tensor has in one order."""
 
-    first: int  # the number of the first
-    divisor: int  # of an element's place in the tensor
+    first: np.uint32  # the number of the first
+    divisor: np.uint32  # of an element's place in the tensor
     columns: bool  # the remainder tells the segment, else the quotient
+    single: bool  # there is one segment only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -54,10 +58,10 @@ class Segments:
         segment, place = np.empty(indices.size, dtype=np.uint32), np.empty(indices.size, dtype=np.uint32)
         for number, at, local in _by_tensor(indices, self.bounds):
             part = self.parts[number]
-            quotient = local // np.uint32(part.divisor)
-            rest = local - quotient * np.uint32(part.divisor)
+            quotient = local // part.divisor
+            rest = local - quotient * part.divisor
             segment[at], place[at] = (rest, quotient) if part.columns else (quotient, rest)
-            segment[at] += np.uint32(part.first)
+            segment[at] += part.first
         return segment, place
 
 
@@ -66,22 +70,28 @@ class Survey:
     """The segments of all orders that a head has, numbered through."""
 
     cuts: dict[Order, Segments]
+    bounds: NDArray[np.int64]  # [T + 1], of the tensors
+    parts: list[list[_Part]]  # [T, orders], with numbers of all orders
     begins: NDArray[np.intp]  # [orders], where those of each order begin
     size: NDArray[np.float64]  # [all], elements
     doublings: NDArray[np.float64]  # [all], log2(e size)
+    table: NDArray[np.uint32] | None = None  # [orders, P], of a small head: divisions would take longer
 
     def locate(self, indices: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Return the segment of increasing flat `indices` [n] in each order, [orders, n]."""
+        if self.table is not None:
+            return self.table.take(indices, axis=1)
         found = np.empty((len(self.cuts), indices.size), dtype=np.uint32)
-        bounds = next(iter(self.cuts.values())).bounds
-        for number, at, local in _by_tensor(indices, bounds):
-            divisor, quotient = 0, local
-            for row, begin, cut in zip(found, self.begins.tolist(), self.cuts.values(), strict=True):
-                part = cut.parts[number]
+        for number, at, local in _by_tensor(indices, self.bounds):
+            divisor, quotient = None, local
+            for row, part in zip(found, self.parts[number], strict=True):
+                if part.single:
+                    row[at] = part.first
+                    continue
                 if part.divisor != divisor:  # a matrix has the same for columns and rows
-                    divisor, quotient = part.divisor, local // np.uint32(part.divisor)
-                segment = local - quotient * np.uint32(divisor) if part.columns else quotient
-                np.add(segment, np.uint32(begin + part.first), out=row[at])
+                    divisor, quotient = part.divisor, local // part.divisor
+                segment = local - quotient * part.divisor if part.columns else quotient
+                np.add(segment, part.first, out=row[at])
         return found
 
 
@@ -110,9 +120,24 @@ def survey(tensors: tuple[TensorSpec, ...]) -> Survey | None:
     cuts = segments(tensors)
     if not cuts:
         return None
-    size = np.concatenate([cut.size for cut in cuts.values()]).astype(np.float64)
-    lengths = np.array([cut.size.size for cut in cuts.values()])
-    return Survey(cuts=cuts, begins=lengths.cumsum() - lengths, size=size, doublings=np.log2(math.e * size))
+    orders = list(cuts.values())
+    lengths = np.array([cut.size.size for cut in orders])
+    begins = lengths.cumsum() - lengths
+    parts = [
+        [replace(part, first=np.uint32(begin + part.first)) for begin, part in zip(begins, own, strict=True)]
+        for own in zip(*(cut.parts for cut in orders), strict=True)
+    ]
+    size = np.concatenate([cut.size for cut in orders]).astype(np.float64)
+    found = Survey(
+        cuts=cuts,
+        bounds=orders[0].bounds,
+        parts=parts,
+        begins=begins,
+        size=size,
+        doublings=np.log2(math.e * size),
+    )
+    elements = int(found.bounds[-1])
+    return found if elements > _SMALL else replace(found, table=found.locate(np.arange(elements)))
 
 
 def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
@@ -127,7 +152,8 @@ def _segments(tensors: tuple[TensorSpec, ...], order: Order) -> Segments | None:
     for begin, tensor, count in zip(bounds.tolist(), tensors, counts, strict=False):
         size = tensor.size // count
         columns = order is Order.COLUMNS and count > 1
-        parts.append(_Part(first=len(base), divisor=count if columns else size, columns=columns))
+        divisor = np.uint32(count if columns else size)
+        parts.append(_Part(first=np.uint32(len(base)), divisor=divisor, columns=columns, single=count == 1))
         base += [begin + index * (1 if columns else size) for index in range(count)]
         stride += [count if columns else 1] * count
         sizes += [size] * count
