@@ -70,12 +70,12 @@ class CodecMode(IntEnum):
     FITTED = 5  # the largest elements; how many, and how exact, is what a byte budget has room for
 
 
-PLAN_CODECS = (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN, CodecMode.DENSE_INT8)  # those that a plan may name
+PLAN_CODECS = tuple(mode for mode in CodecMode if mode is not CodecMode.EXACT)  # those that a plan may name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codec:
-    """The plan's choice of codec; `density` is the share of elements sent, in (0, 1]."""
+    """The plan's choice of codec; `density` is the share of elements sent, in (0, 1], of FITTED at most."""
 
     mode: CodecMode = CodecMode.TOPK_INT8
     density: float = 0.01

@@ -2,6 +2,7 @@
 
     sparse   `sparse.py`: the modes 1 int8 and 2 sign; the first three bits of the first byte are the mode
     dense    mode (1 byte: 3), P values (never -128), a scale for each tensor with one not 0 (`quantize.py`)
+    fitted   `fitted.py`: mode 5, the same for a number of bytes
     exact    mode (1 byte: 4), feature statistics and no delta: `exact.py` has its own rules
 
 Positions index the flat vector: tensors in the order given (UTF-8 name order), each in C order.
@@ -15,16 +16,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedclient.codec import exact, quantize, sparse
+from fedclient.codec import exact, fitted, quantize, sparse
+from fedclient.codec.budget import most_that_fit
 from fedclient.codec.layout import Layout, layout
-from fedclient.codec.sparse import NOT_FINITE
+from fedclient.codec.sparse import NOT_FINITE, Sparse
 from fedclient.errors import CodecError, DataError
 from fedclient.values import Codec, CodecMode, TensorSpec
 
+_READERS: Final = {
+    CodecMode.TOPK_INT8: sparse.read,
+    CodecMode.TOPK_SIGN: sparse.read,
+    CodecMode.FITTED: fitted.read,
+}
 _POSITION_BYTES = 4  # of an uncompressed uint32 position, where stages are compared
 
 
@@ -69,23 +77,34 @@ class Encoded:
 
 
 def encode(
-    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, *, share: float = 1.0
+    vector: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    codec: Codec,
+    *,
+    share: float = 1.0,
+    max_bytes: int | None = None,
 ) -> Encoded:
     """Encode the flat delta `vector` [P]; of mode EXACT, the statistics in it and nothing else.
 
-    A sparse body carries at most `share` of the elements that the plan's density allows; its receiver has the
-    plan's `codec` and need not know.
+    A body of modes 1, 2 and 5 carries at most `share` of the elements that the plan's density allows, and of
+    these as many as fit into `max_bytes`; its receiver has the plan's `codec` and need not know.
     Deterministic: equal input gives equal bytes.  Raises DataError when a value is NaN or infinite, or a
-    statistic out of bounds, CodecError when tensors or density are.
+    statistic out of bounds, CodecError when tensors or density are, and where nothing fits.
     """
     plan = layout(tensors)
     if vector.shape != (plan.parameters,) or vector.dtype != np.float32:
         raise ValueError(f"want float32 [{plan.parameters}], got {vector.dtype} {list(vector.shape)}")
-    if codec.mode not in (CodecMode.EXACT, CodecMode.DENSE_INT8):
-        return _encode_sparse(vector, tensors, codec, share)
+    if codec.mode is CodecMode.FITTED:
+        return _encode_fitted(vector, tensors, codec, (share, max_bytes))
+    if codec.mode in (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN):
+        return _encode_sparse(vector, tensors, codec, (share, max_bytes))
     if not np.isfinite(vector).all():
         raise DataError(NOT_FINITE)
-    return _encode_exact(vector, tensors) if codec.mode is CodecMode.EXACT else _encode_dense(vector, plan)
+    exactly = codec.mode is CodecMode.EXACT
+    encoded = _encode_exact(vector, tensors) if exactly else _encode_dense(vector, plan)
+    if max_bytes is not None and len(encoded.body) > max_bytes:
+        raise _too_small(max_bytes, len(encoded.body))
+    return encoded
 
 
 def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decoded:
@@ -93,8 +112,8 @@ def decode(body: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Decode
 
     Raises CodecError, and nothing else, unless every rule above holds.
     """
-    if codec.mode in (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN):
-        found = sparse.read(body, tensors, codec)
+    if codec.mode in _READERS:
+        found = _READERS[codec.mode](body, tensors, codec)
         return Decoded(indices=found.indices, values=found.values)
     if not body or body[0] != codec.mode:
         raise CodecError(
@@ -130,17 +149,52 @@ def _encode_dense(vector: NDArray[np.float32], plan: Layout) -> Encoded:
 
 
 def _encode_sparse(
-    vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec, share: float
+    vector: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    codec: Codec,
+    bounds: tuple[float, int | None],
 ) -> Encoded:
-    data, found = sparse.write(vector, tensors, codec, share)
-    count = found.indices.size
+    share, max_bytes = bounds
+
+    def encode(most: int) -> Encoded:
+        return _of_elements(*sparse.write(vector, tensors, codec, share, most), vector.size)
+
+    whole = encode(vector.size)
+    if max_bytes is None or len(whole.body) <= max_bytes:
+        return whole
+    count = whole.content.values.size
+    guess = max(1, count * max_bytes // len(whole.body))
+    found = most_that_fit(encode, (guess, count - 1), max_bytes) if count > 1 else None
+    if found is None:
+        raise _too_small(max_bytes, len(encode(1).body))
+    return found
+
+
+def _encode_fitted(
+    vector: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    codec: Codec,
+    bounds: tuple[float, int | None],
+) -> Encoded:
+    found = fitted.write(vector, tensors, codec, *bounds)
+    if found is None:
+        raise _too_small(bounds[1] or 0, fitted.least_bytes(vector, tensors, codec))
+    return _of_elements(found.body, found.sent, vector.size)
+
+
+def _of_elements(body: bytes, sent: Sparse, size: int) -> Encoded:
+    count = sent.indices.size
     return Encoded(
-        body=data,
-        size=vector.size,
-        content=Decoded(indices=found.indices, values=found.values),
-        sparsified_bytes=count * (_POSITION_BYTES + vector.itemsize),
-        quantized_bytes=count * _POSITION_BYTES + (found.quantized_bits + 7) // 8,
+        body=body,
+        size=size,
+        content=Decoded(indices=sent.indices, values=sent.values),
+        sparsified_bytes=count * (_POSITION_BYTES + sent.values.itemsize),
+        quantized_bytes=count * _POSITION_BYTES + (sent.quantized_bits + 7) // 8,
     )
+
+
+def _too_small(max_bytes: int, least: int) -> CodecError:
+    return CodecError(f"an update's body may have {max_bytes} bytes, and takes at least {least}")
 
 
 def _decode_dense(body: bytes, plan: Layout) -> Decoded:

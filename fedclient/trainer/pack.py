@@ -51,8 +51,11 @@ def pack(
     base: NDArray[np.float32],
     residual: NDArray[np.float32],
     min_per_class: int,
+    max_bytes: int | None = None,
 ) -> Packed:
     """Encode the trained weights less `base`, plus `residual`; all flat float32 [P].
+
+    The body has at most `max_bytes`.
 
     Personal layers and statistics are exactly zero in all of it, whatever the weights and `residual`
     have there.  The delta is clipped to the plan's norm bound before anything is added, and so is
@@ -72,7 +75,8 @@ def pack(
     wanted = clip(wanted, plan.norm_bound)
     if not np.isfinite(wanted).all():
         raise ModelError("the trained weights are not finite: the plan's learning rate is too high")
-    encoded = _encode_within(wanted, model.tensors, plan, _share_of_what_is_sent(kept))
+    bounds = (_share_of_what_is_sent(kept), max_bytes)
+    encoded = _encode_within(wanted, model.tensors, plan, bounds)
     return Packed(
         body=encoded.body,
         residual=clip(wanted - encoded.decoded, plan.norm_bound),
@@ -102,12 +106,17 @@ def _share_of_what_is_sent(kept: NDArray[np.bool_]) -> float:
 
 
 def _encode_within(
-    wanted: NDArray[np.float32], tensors: tuple[TensorSpec, ...], plan: Plan, share: float
+    wanted: NDArray[np.float32],
+    tensors: tuple[TensorSpec, ...],
+    plan: Plan,
+    bounds: tuple[float, int | None],
 ) -> codec.Encoded:
     """Encode so that what the gateway computes is within the norm bound: quantisation can lengthen it."""
+    share, max_bytes = bounds
     while True:
-        encoded = codec.encode(wanted, tensors, plan.codec, share=share)
+        encoded = codec.encode(wanted, tensors, plan.codec, share=share, max_bytes=max_bytes)
         norm = float(np.linalg.norm(encoded.decoded.astype(np.float64)))
         if norm <= plan.norm_bound:
             return encoded
-        wanted = clip(wanted, plan.norm_bound * plan.norm_bound / norm * _MARGIN)
+        length = float(np.linalg.norm(wanted.astype(np.float64)))
+        wanted = clip(wanted, length * plan.norm_bound / norm * _MARGIN)  # shorter each time: it ends

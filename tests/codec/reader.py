@@ -105,9 +105,14 @@ def read_slowly(body: bytes, tensors, density: float) -> list[float]:
         return read_statistics(body, tensors)
     out, source = [0.0] * size, Reader(body)
     mode, budget = source.number(3), max(1, round(density * size))
-    count = budget if source.number(1) else source.number(budget.bit_length())
+    if mode == 5:
+        count = read_count(source, budget)
+    else:
+        count = budget if source.number(1) else source.number(budget.bit_length())
     if count == 0:
         return out
+    if mode == 5:
+        mode = 1 if source.number(1) else 2
     groups = read_groups(source, count, tensors)
     flat = [group[place] for group, held in groups for place in source.positions(held, len(group))]
     negative = [bit for _, held in groups for bit in source.binary(held)]
@@ -127,6 +132,11 @@ def read_slowly(body: bytes, tensors, density: float) -> list[float]:
     assert source.at + 7 >= len(source.text)
     assert "1" not in source.text[source.at :]
     return out
+
+
+def read_count(source: Reader, most: int) -> int:
+    length = source.number(most.bit_length().bit_length())
+    return int("1" + source.bits(length - 1), 2) if length else 0
 
 
 def read_groups(source: Reader, count: int, tensors):
