@@ -10,6 +10,7 @@ import logging
 import os
 import selectors
 from collections.abc import Callable, Collection
+from math import isinf
 
 from fedclient.client.child import Child
 from fedclient.client.routes import Route
@@ -69,7 +70,7 @@ class Assembly:
 
     def deadline_s(self) -> float | None:
         """Wake up when it hangs."""
-        return None if self.child is None else self.child.kill_at_s
+        return None if self.child is None or isinf(self.child.kill_at_s) else self.child.kill_at_s
 
     def service(self, ready: Collection[int], now_s: float) -> int | None:
         """Look after the child; returns the exit code of one that is gone, STOPPED if that was our wish."""

@@ -100,9 +100,14 @@ class Heads:
         """Whether the broker's copies of what is fetched were bad too often, and no other way is left."""
         return self._is_bad and not self._on_delta
 
+    def is_fetched(self, version: HeadVersion) -> bool:
+        """Whether nothing of this head has to come over the network any more: the rest is a child's work."""
+        done = self._fetch is not None and self._fetch.done
+        return self.assembly.child is not None or (done and version == self._version)
+
     @property
     def _is_bad(self) -> bool:
-        return self._fetch is not None and self._fetch.poisoned
+        return self._fetch is not None and self._fetch.poisoned and not self._fetch.done
 
     @property
     def _on_delta(self) -> bool:
@@ -139,18 +144,21 @@ class Heads:
             log.warning("head %s is fetched whole: its deltas do not come", manifest.head_version)
             self._only_whole = True
             self.finish(link)
+        was_fetched = self.is_fetched(manifest.head_version)
         if self._fetch is None or self._route is None or self._is_bad:
             self.finish(link)
             self._route, self.came = self._shortest(manifest), None
             self._fetch = Fetch((manifest.model, *self._route.steps), self._blobs, link.topics)
+        self.update_subscriptions(link)
         if not self._fetch.done:
-            self.update_subscriptions(link)
             self.look_again_s = self._patience_s(now_s)
-            return False
-        self.finish(link)
-        if self._is_here(manifest):
+        elif self._is_here(manifest):
+            self.finish(link)
             return True
-        self._assemble(manifest, self._route, now_s)
+        elif was_fetched:
+            self._assemble(manifest, self._route, now_s)
+        else:
+            self.look_again_s = now_s  # whoever asks looks first whether a child may work now
         return False
 
     def _shortest(self, manifest: Manifest) -> Route:
@@ -190,15 +198,16 @@ class Heads:
             self._fetch.reconnected()
 
     def finish(self, link: Link | None) -> None:
-        """Give up the subscriptions of a fetch that is done or given up; what came is kept."""
+        """Give up a fetch that is done or given up, with its subscriptions."""
         if self._fetch is not None and link is not None and link.connected:
             self._fetch.end(link.unsubscribe)
         self._fetch = None
         self._quiet_from_s = self.look_again_s = None
 
     def hold_back(self, link: Link | None) -> None:
-        """Do nothing for a head now, and have nothing done."""
-        self.finish(link)
+        """Do nothing for a head now, and have nothing done; what came is kept."""
+        if self._fetch is not None and not self._fetch.done:
+            self.finish(link)
         self.assembly.cut_off()
 
     # --- putting together ---------------------------------------------------------------------------
@@ -217,6 +226,7 @@ class Heads:
         if self._blobs.has(self._target.head):  # that it was asked to stop came too late
             self.came = Came(bytes=self._route.bytes, saved=self._target.full.size - self._route.bytes)
         elif code != TrainerExit.STOPPED:
+            self._fetch = None  # what is here may have changed
             self._failed(code or TrainerExit.CRASHED, now_s)
         return True
 

@@ -19,6 +19,7 @@ import pytest
 from fedclient import codec
 from fedclient.client.assembly import TIMEOUT_S, Assembly
 from fedclient.client.child import Child
+from fedclient.client.conditions import KEEPS_FETCHES_BACK, KEEPS_JUDGES_BACK
 from fedclient.client.heads import LOOK_S, MAX_CRASHES, PAUSES_S, QUIET_S
 from fedclient.client.routes import whole
 from fedclient.client.timers import Timer
@@ -404,7 +405,7 @@ def test_what_protects_the_machine_ends_it_and_it_is_done_later(busy, gateway, c
     busy.turn(LOOK_S + 0.1)
     if agent.heads.assembly.child is child:  # its end may have been seen already
         busy.assembly_ends()
-    assert "head 1.2 is not fetched now" in caplog.text
+    assert "head 1.2 is not put together now" in caplog.text
     assert (agent.heads.trouble, agent.heads.assembly.child) == ("", None)
     busy.turn(good.poll_s - 2.0)
     assert agent.heads.assembly.child is None
@@ -412,6 +413,19 @@ def test_what_protects_the_machine_ends_it_and_it_is_done_later(busy, gateway, c
     busy.turn(4.0)
     busy.assembly_ends()
     assert has(busy, gateway.manifest)
+
+
+def test_what_keeps_fetches_back_does_not_keep_it_back_and_heat_does(joined, gateway) -> None:
+    conditions = joined.agent.work.conditions
+    closed = {KEEPS_FETCHES_BACK: "", KEEPS_JUDGES_BACK: "too hot"}
+    conditions.held_back = lambda _doing, _now_s, gates: closed[gates]
+    manifest = publish(gateway, V2)
+    joined.turn()
+    assert joined.agent.state.phase is Phase.FETCHING
+    assert set(names(joined)) > {blob_name(manifest.deltas[0].hash)}, "it is fetched"
+    closed.update({KEEPS_FETCHES_BACK: "metered", KEEPS_JUDGES_BACK: ""})
+    joined.turn(conditions.policy.poll_s + 1.0)
+    assert has(joined, manifest)
 
 
 def test_a_newer_head_waits_for_it_and_begins_from_it(busy, gateway) -> None:

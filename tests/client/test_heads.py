@@ -114,6 +114,17 @@ def test_rule_6_an_oversized_model_is_refused(device, journal, gateway) -> None:
         limited.admit(replace(manifest, model=BlobRef(hash=b"m" * 32, size=1 << 20)))
 
 
+def test_rule_6_what_travels_and_what_it_becomes_count_both(device, journal, gateway) -> None:
+    manifest = gateway.publish(V1, blobs=False)
+    mib = 1 << 20
+    sizes = {"model": mib, "head": mib // 2, "full": mib // 2}
+    refs = {name: BlobRef(hash=name.encode().ljust(32), size=size) for name, size in sizes.items()}
+    heads_of(device, journal, limits=LimitSettings(max_model_mib=2)).admit(replace(manifest, **refs))
+    refs["full"] = replace(refs["full"], size=mib // 2 + 1)
+    with pytest.raises(ConfigError, match="max_model_mib"):
+        heads_of(device, journal, limits=LimitSettings(max_model_mib=2)).admit(replace(manifest, **refs))
+
+
 def test_rule_6_a_model_the_disk_has_no_room_for_is_refused(heads, gateway, monkeypatch) -> None:
     from fedclient.client import heads as module  # noqa: PLC0415
 
@@ -157,6 +168,18 @@ def test_blobs_of_heads_that_are_needed_stay(heads, link, journal, gateway, devi
     names = {path.name for path in device.folder.blobs.iterdir()}
     assert names == {ref.hash[:16].hex() for ref in (second.model, second.head)}
     assert first.model == second.model
+
+
+def test_of_a_head_that_is_on_its_way_its_route_stays(heads, link, journal, gateway, device) -> None:
+    take(heads, link, journal, gateway, V1)
+    wanted = gateway.publish(V2)
+    journal.save_manifest(wanted, keep=())
+    for ref, data in zip((wanted.full, *wanted.deltas), gateway.encoded[V2], strict=True):
+        Blobs(device.folder.blobs).put(ref, data)
+    heads.check(V1, keep=(V2,))
+    assert all(Blobs(device.folder.blobs).has(ref) for ref in (wanted.full, *wanted.deltas))
+    heads.check(V1, keep=())
+    assert not any(Blobs(device.folder.blobs).has(ref) for ref in (wanted.full, *wanted.deltas))
 
 
 def test_a_job_keeps_the_blobs_of_its_base(heads, link, journal, gateway, device) -> None:
