@@ -52,6 +52,8 @@ def _listed(bits: Bits) -> BitWriter | None:
     count, ones = bits.size, int(np.count_nonzero(bits))
     if not _leans(ones, count):
         return None
+    if count.bit_length() + golomb.least_bits(ones, count) >= count:
+        return None
     listed = BitWriter()
     listed.number(ones, count.bit_length())
     golomb.write(listed, bits.view(np.bool_).nonzero()[0], count)

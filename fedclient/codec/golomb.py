@@ -33,6 +33,14 @@ def divisor(count: int, size: int) -> int:
     return max(1, -((_LESS * count - _LN2 * size) // (count << 16)))
 
 
+def least_bits(count: int, size: int) -> int:
+    """Return the bits of the shortest code that `count` of `size` positions can have."""
+    count = min(count, size - count)
+    by = divisor(count, size) if count else 1
+    width = (by - 1).bit_length()
+    return count * (width + (by == 1 << width)) if by > 1 else count
+
+
 def write(out: BitWriter, positions: NDArray[np.int64], size: int) -> None:
     """Write increasing `positions` [n] below `size`; n is for the caller to tell."""
     if 2 * positions.size > size:

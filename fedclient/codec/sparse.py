@@ -13,8 +13,9 @@ k is the plan's budget, max(1, round(density * P)).  Mode int8 has `bits` from 2
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -76,7 +77,7 @@ def write(
         out, chosen, values, tensors, None if signs else partial(levels.quantise, bits=codec.bits)
     )
     bits = chosen.size + _FLOAT_BITS if signs else codec.bits * chosen.size + 2 * _FLOAT_BITS
-    return out.to_bytes(), replace(sent, quantized_bits=bits)
+    return out.to_bytes(), Sparse(indices=sent.indices, values=sent.values, quantized_bits=bits)
 
 
 def write_elements(
@@ -87,13 +88,13 @@ def write_elements(
     quantiser: Quantiser | None,
 ) -> Sparse:
     """Write `values` [n >= 1] of the increasing positions `chosen`, by `quantiser`, or as signs."""
-    turn, counts = places.write(out, chosen, values < 0, tensors)
+    negative = np.signbit(values)
+    turn, counts = places.write(out, chosen, negative, tensors)
     if turn is not None:
-        chosen, values = chosen[turn], values[turn]
-    negative = values < 0
-    ends = np.cumsum(counts).tolist()
-    for end, count in zip(ends, counts, strict=True):
-        binary.write(out, negative.view(np.uint8)[end - count : end])
+        chosen, values, negative = chosen[turn], values[turn], negative[turn]
+    signs = negative.view(np.uint8)
+    for end, count in zip(accumulate(counts), counts, strict=True):
+        binary.write(out, signs[end - count : end])
     magnitudes = _write_magnitudes(out, np.abs(values), quantiser)
     _negate(magnitudes, negative)
     return Sparse(indices=chosen, values=magnitudes)
@@ -136,16 +137,12 @@ def worth_sending(values: NDArray[np.float32], *, signs: bool) -> bool:
     if not values.size:
         return False
     magnitudes = np.abs(values)
-    return (_mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
+    return (levels.mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
 
 
 def _negate(values: NDArray[np.float32], negative: NDArray[np.bool_]) -> None:
     """Set the sign bits in place; a masked `np.negative` takes ten times as long."""
     values.view(np.uint32)[...] ^= negative.astype(np.uint32) << np.uint32(31)
-
-
-def _mean(magnitudes: NDArray[np.float32]) -> float:
-    return float(magnitudes.mean(dtype=np.float64))
 
 
 def _write_count(out: BitWriter, count: int, budget: int) -> None:
@@ -169,13 +166,14 @@ def _write_magnitudes(
     """Write magnitudes [n]; returns what they decode to."""
     if quantiser is None:
         # The mean, cut and not rounded: the L2 norm never grows (signSGD, Bernstein et al. 2018).
-        magnitude = levels.cut(_mean(magnitudes), _MAGNITUDE_BITS)
+        magnitude = levels.cut(levels.mean(magnitudes), _MAGNITUDE_BITS)
         levels.write_float(out, magnitude, _MAGNITUDE_BITS)
         return np.full(magnitudes.size, magnitude, dtype=np.float32)
     found, book = quantiser(magnitudes)
     symbols.write(out, found)
-    levels.write(out, book, single=not found.any())
-    return book.points(int(found.max()) + 1)[found]
+    top = int(found.max())
+    levels.write(out, book, single=not top)
+    return book.points(top + 1)[found]
 
 
 def _read_magnitudes(source: BitReader, count: int, alphabet: int) -> NDArray[np.float32]:
