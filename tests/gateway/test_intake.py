@@ -13,6 +13,7 @@ from fedclient.gateway.roster import Standing
 from fedclient.limits import COUNTER_MAX, MAX_UPDATE_BYTES
 from fedclient.uplink import DeviceUplink, envelope_hash
 from fedclient.values import HeadVersion, Judgement, MessageType, Reason, ReceiptStatus, Update, Verdict
+from fedclient.wire import cbor
 from tests.gateway.harness import FEDERATION, PLAN, SETTINGS, Device, Farm, body, content
 
 UNOPENABLE = (ReceiptStatus.REFUSED, Reason.UNOPENABLE, 0)
@@ -72,6 +73,14 @@ def test_rule_3_an_envelope_cut_at_any_length_is_answered_uniformly_and_never_co
     assert (only.status, only.reason, only.counter) == UNOPENABLE
     assert farm.store.ledger() == []
     assert answer(farm, device, device.send(good)) == (ReceiptStatus.COUNTED, Reason.NONE, 1), "still alive"
+
+
+def test_rule_3_the_envelope_of_earlier_versions_gets_the_one_answer_and_a_sentence_in_the_log(farm, caplog):
+    (device,) = farm.devices(1)
+    earlier = cbor.encode([1, int(MessageType.UPDATE), 1, farm.desk.sealing.kid, bytes(200)])
+    with caplog.at_level(logging.INFO):
+        assert answer(farm, device, device.send(earlier)) == UNOPENABLE
+    assert f"device {device.id}: refused unopened: message is in the envelope of an earlier" in caplog.text
 
 
 def test_rule_3_on_another_devices_topic_nothing_is_accepted(farm):
