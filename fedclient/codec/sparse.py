@@ -96,8 +96,7 @@ def write_elements(
     for end, count in zip(accumulate(counts), counts, strict=True):
         binary.write(out, signs[end - count : end])
     magnitudes = _write_magnitudes(out, np.abs(values), quantiser)
-    _negate(magnitudes, negative)
-    return Sparse(indices=chosen, values=magnitudes)
+    return Sparse(indices=chosen, values=np.copysign(magnitudes, values))
 
 
 def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:

@@ -33,15 +33,19 @@ _SHARE: Final = 12  # no symbol's weight is below 2^-12 of all
 
 def write(out: BitWriter, symbols: NDArray[np.integer[Any]]) -> None:
     """Write `symbols` [n >= 1], numbers below 256 that start at 0; n is for the caller to tell."""
-    ends = _ends(np.bincount(symbols))  # how many symbols have each length
+    ends = _ends(np.bincount(symbols).tolist())  # how many symbols have each length
     shortest = next(length for length, count in enumerate(ends) if count)
     _write_table(out, ends, shortest)
-    heads, *layers = _tables(ends, shortest)
+    maps = _maps(ends)
     # Strings of bytes are mapped, and thinned out, several times as fast as arrays.
     left = symbols.astype(np.uint8).tobytes()
-    _write_layer(out, np.frombuffer(left.translate(heads), dtype=np.uint8), shortest)
+    if shortest != 1:
+        for plane in maps[:shortest]:
+            out.bits(np.frombuffer(left.translate(plane), dtype=np.uint8))
+    else:
+        binary.write(out, np.frombuffer(left.translate(maps[0]), dtype=np.uint8))
     ended = 0
-    for layer, end in zip(layers, ends[shortest:], strict=False):
+    for layer, end in zip(maps[shortest:], ends[shortest:], strict=False):
         if end:  # lengths rise with the symbol
             left = left.translate(None, delete=bytes(range(ended, ended + end)))
         ended += end
@@ -68,13 +72,6 @@ def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
     if offset + ends[-1] != symbols.max() + 1:
         raise CodecError("the body has a table of codes whose last is not used")
     return symbols
-
-
-def _write_layer(out: BitWriter, values: NDArray[np.uint8], width: int) -> None:
-    if width == 1:
-        binary.write(out, values)
-    else:
-        out.planes(values, width)
 
 
 def _read_layer(source: BitReader, count: int, width: int) -> NDArray[np.int64]:
@@ -109,8 +106,8 @@ def _read_table(source: BitReader, alphabet: int) -> tuple[int, list[int]]:
     return shortest, ends
 
 
-def _tables(ends: list[int], shortest: int) -> list[bytes]:
-    """Return maps of symbols to the first `shortest` bits of their codes, and to each further bit."""
+def _maps(ends: list[int]) -> list[bytes]:
+    """Return for each bit of the canonical codes, the first first, a map of symbols to it."""
     longest = len(ends) - 1
     codes: list[int] = []  # of `longest` bits, zeros behind
     first = 0
@@ -118,20 +115,21 @@ def _tables(ends: list[int], shortest: int) -> list[bytes]:
         rest = longest - length
         codes += range(first << rest, first + end << rest, 1 << rest)
         first = 2 * (first + end)
-    rows = np.array(codes) >> np.arange(longest - shortest, -1, -1)[:, np.newaxis]
-    rows[1:] &= 1
-    tables = np.zeros((len(rows), _SYMBOLS), dtype=np.uint8)
-    tables[:, : len(codes)] = rows
-    return [table.tobytes() for table in tables]
+    bits = np.array(codes) >> np.arange(longest - 1, -1, -1)[:, np.newaxis]
+    bits &= 1
+    padded = np.zeros((longest, _SYMBOLS), dtype=np.uint8)
+    padded[:, : len(codes)] = bits
+    joined = padded.tobytes()
+    return [joined[at : at + _SYMBOLS] for at in range(0, len(joined), _SYMBOLS)]
 
 
-def _ends(counts: NDArray[np.int64]) -> list[int]:
+def _ends(counts: list[int]) -> list[int]:
     """Return how many symbols get a code of 0, 1, 2 ... bits: Huffman's lengths for `counts` [S]."""
-    size = counts.size
-    least = max(1, int(counts.sum()) >> (_SHARE - 1))
-    weights = np.maximum(2 * counts.astype(np.int64), least)  # an unused symbol weighs half a used one
-    # Node numbers in the low bits break ties, so equal counts give equal codes on every machine.
-    heap = (weights << _NODE | np.arange(size)).tolist()
+    size = len(counts)
+    least = max(1, sum(counts) >> (_SHARE - 1))
+    # An unused symbol weighs half a used one.  Node numbers in the low bits break ties, so equal counts give
+    # equal codes on every machine.
+    heap = [max(2 * count, least) << _NODE | node for node, count in enumerate(counts)]
     heapify(heap)
     parents = [0] * (2 * size - 1)
     for node in range(size, 2 * size - 1):

@@ -65,7 +65,7 @@ def test_a_sample_that_misleads_changes_nothing(kind, size, k):
     elif kind == "zeros but few":
         vector[np.arange(size) % 97 != 0] = 0
     elif kind == "striped":  # what the sample sees is larger than all else
-        vector[:: 7 if size == 30_000 else 13] *= 1000
+        vector[::13] *= 1000
     elif kind == "every scale":
         vector = np.ldexp(vector, rng.integers(-149, 120, size)).astype(np.float32)
     order = np.lexsort((np.arange(size), -np.abs(vector)))[:k]

@@ -49,7 +49,7 @@ def test_extreme_counts_have_short_enough_codes():
     fibonacci = [1, 1]
     while len(fibonacci) < 27:
         fibonacci.append(fibonacci[-1] + fibonacci[-2])
-    ends = symbols._ends(np.array(fibonacci[::-1]))
+    ends = symbols._ends(fibonacci[::-1])
     assert len(ends) <= symbols._MAX_LENGTH + 1
     assert sum(end / 2**depth for depth, end in enumerate(ends)) == 1
 
