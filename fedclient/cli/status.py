@@ -98,6 +98,8 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "updates": counters.get("updates", 0),
         "bytes_up": counters.get("bytes_up", 0),
         "bytes_down": counters.get("bytes_down", 0),
+        "head_bytes": counters.get("head_bytes", 0),
+        "head_bytes_saved": counters.get("head_bytes_saved", 0),
         "samples": stats.rows,
         "samples_dropped": stats.dropped,
         "damaged_updates": counters.get("damaged_updates", 0),

@@ -39,6 +39,8 @@ class Snapshot:
     rounds: Mapping[str, int] = field(default_factory=dict)  # result -> how many, ever
     bytes_up: int = 0  # ever
     bytes_down: int = 0
+    head_bytes: int = 0  # ever, of the heads that were fetched
+    head_bytes_saved: int = 0  # by deltas
     spent: Mapping[str, float] = field(default_factory=dict)  # in 24 hours, by the names of `Cost`
     temp_c: float | None = None
     battery_percent: float | None = None
@@ -113,6 +115,10 @@ def _families(one: Snapshot, *, up: bool) -> Iterator[tuple[str, str, str, Sampl
     yield "rounds_total", "counter", "Finished updates by what became of them.", rounds
     mqtt = [({"direction": "up"}, one.bytes_up), ({"direction": "down"}, one.bytes_down)]
     yield "mqtt_bytes_total", "counter", "MQTT bytes, counted when an update is settled.", mqtt
+    text = "Bytes of the heads that were fetched, as they travel."
+    yield "head_bytes_total", "counter", text, [({}, one.head_bytes)]
+    text = "Bytes that deltas have saved against whole heads."
+    yield "head_bytes_saved_total", "counter", text, [({}, one.head_bytes_saved)]
     for name, key in _SPENT.items():
         text = f"{key.partition('_')[0].capitalize()} in the last 24 hours, as its budget counts it."
         yield name, "gauge", text, [({}, one.spent.get(key))]

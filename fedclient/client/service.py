@@ -99,6 +99,8 @@ class DeviceService:
             rounds={one.value: counters.get(f"rounds_{one.value}", 0) for one in Outcome},
             bytes_up=counters.get("bytes_up", 0),
             bytes_down=counters.get("bytes_down", 0),
+            head_bytes=counters.get("head_bytes", 0),
+            head_bytes_saved=counters.get("head_bytes_saved", 0),
             spent=conditions.spent(),
             temp_c=readings.temp_c.value,
             battery_percent=readings.battery_percent.value,

@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 
+from fedclient.errors import WireError
 from fedclient.session import Enrolment, State
 from fedclient.storage import Database
 from fedclient.values import NO_HEAD, HeadVersion, Manifest, Reason
@@ -170,14 +171,20 @@ class Journal:
                 )
 
     def manifest(self, version: HeadVersion) -> Manifest | None:
-        """Return the manifest of this head version, or None when it is not (or not soundly) here."""
+        """Return the manifest of this head version, or None when it is not (or not soundly) here.
+
+        One that an older fedclient has written in another form counts as gone: the broker has the new form.
+        """
         row = self._database.one(
             "SELECT payload, hash FROM manifest WHERE generation = ? AND version = ?",
             (version.generation, version.version),
         )
         if row is None or hashlib.sha256(row[0]).digest() != row[1]:
             return None
-        return messages.decode_manifest(row[0])
+        try:
+            return messages.decode_manifest(row[0])
+        except WireError:
+            return None
 
     # --- history ---
     def record_round(self, counter: int, version: HeadVersion, report: dict[str, object]) -> None:

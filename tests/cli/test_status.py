@@ -167,6 +167,8 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
         "updates": 1,
         "bytes_up": device.agent._link.transport.sent_bytes,
         "bytes_down": device.agent._link.transport.received_bytes,
+        "head_bytes": gateway.manifest.full.size,
+        "head_bytes_saved": 0,
         "samples": 60,
         "samples_dropped": 0,
         "damaged_updates": 0,

@@ -29,6 +29,8 @@ SNAPSHOT = Snapshot(
     rounds={"counted": 7, "refused": 1},
     bytes_up=4711,
     bytes_down=123_456_789_012,
+    head_bytes=812,
+    head_bytes_saved=16_001,
     spent={"training_s": 61.5, "traffic_bytes": 900.0, "energy_j": 0.0, "flash_bytes": 2e6},
     temp_c=48.3,
     battery_percent=71.0,
@@ -95,6 +97,8 @@ def test_all_figures_are_there() -> None:
     assert value(text, "last_decision_timestamp_seconds") == 1_700_000_000.25
     assert value(text, "rounds_total", result="counted") == 7
     assert value(text, "mqtt_bytes_total", direction="down") == 123_456_789_012
+    assert value(text, "head_bytes_total") == 812
+    assert value(text, "head_bytes_saved_total") == 16_001
     assert value(text, "training_seconds_24h") == 61.5
     assert value(text, "flash_bytes_24h") == 2e6
     assert value(text, "temperature_celsius") == 48.3

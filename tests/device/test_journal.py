@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -74,6 +75,13 @@ def test_rule_6_manifests_come_back_and_the_needed_ones_stay(journal) -> None:
 def test_a_damaged_manifest_is_as_good_as_none(journal, database) -> None:
     journal.save_manifest(numbered(1), keep=())
     database.execute("UPDATE manifest SET payload = CAST(payload || 'x' AS BLOB)")
+    assert journal.manifest(HeadVersion(1, 1)) is None
+
+
+def test_a_manifest_in_the_form_of_an_older_fedclient_is_as_good_as_none(journal, database) -> None:
+    journal.save_manifest(numbered(1), keep=())
+    payload = b"\xa1\x01\x01"
+    database.execute("UPDATE manifest SET payload = ?, hash = ?", (payload, sha256(payload).digest()))
     assert journal.manifest(HeadVersion(1, 1)) is None
 
 
