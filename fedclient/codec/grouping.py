@@ -23,6 +23,14 @@ _HALF: Final = math.log2(math.e) / 2
 _SPENT: Final = 24  # bits that a group costs beside its elements, about: its count, and a longer table
 
 
+def _times_log2(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = counts * np.log2(np.maximum(counts, 1))
+    return found
+
+
+_TIMES_LOG2: Final = _times_log2(np.arange(1024))  # most segments have few elements that are sent
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grouping:
     """Groups of segments: one after the other, each in order of segments, a new order of the head."""
@@ -84,13 +92,11 @@ def _finest(signs: NDArray[np.int64], sent: NDArray[np.int64], looked: Survey) -
 
     A little less: log2 C(n, k) counts as k log2(n / k) + k log2(e) (1 - (p + p^2) / 2) with p = k / n.
     """
-    used = signs.nonzero()[0]
-    each = signs[used]
-    chosen = each * np.log2(each)
     counts = sent.astype(np.float64)  # numbers of two kinds take several times as long
     share = counts / looked.size
     places = counts * (looked.doublings - share * (_HALF + _HALF * share))
-    saved = np.add.reduceat(chosen, used.searchsorted(2 * looked.begins))
+    chosen = _TIMES_LOG2.take(signs) if signs.max() < _TIMES_LOG2.size else _times_log2(signs)
+    saved = np.add.reduceat(chosen, 2 * looked.begins)
     found: list[float] = (np.add.reduceat(places, looked.begins) - saved).tolist()
     return found
 

@@ -40,6 +40,7 @@ _GROWTH: Final[NDArray[np.float64]] = np.array(
 _FIRST_BITS: Final = 23
 _GAP_BITS: Final = 15
 _CLOSE: Final = 2.0**-22  # relative: float32 has 2^-23
+_POINTS: Final = 128  # at most
 _LESS: Final = 0.4  # levels; what float32 rounds off is less, and both together are less than a level
 _SEARCHED: Final = 1024  # values; fewer are searched for, one by one
 _FEW: Final = 4  # levels
@@ -58,17 +59,21 @@ class Codebook:
 
     def points(self, count: int) -> NDArray[np.float32]:
         """Return the first `count` points; raises CodecError unless they are finite and none is twice."""
-        gaps = np.full(count, 1.0 + float(_GROWTH[self.growth]))
-        gaps[0] = self.first
-        gaps[1:2] = self.gap
-        np.multiply.accumulate(gaps[1:], out=gaps[1:])
-        points = np.add.accumulate(gaps)
+        points = _points(self.first, self.gap, self.growth)[:count]
         if points[-1] > _LARGEST:
             raise CodecError("the body has a level beyond float32")
         found: NDArray[np.float32] = points.astype(np.float32)
         if not (found[1:] > found[:-1]).all():
             raise CodecError("the body has two levels of one value")
         return found
+
+
+@lru_cache(maxsize=1)  # an encoder needs them for all levels, then for those in use
+def _points(first: float, gap: float, growth: int) -> NDArray[np.float64]:
+    points = np.full(_POINTS, 1.0 + float(_GROWTH[growth]))
+    points[:2] = first, gap
+    np.multiply.accumulate(points[1:], out=points[1:])
+    return np.add.accumulate(points, out=points)
 
 
 def cut(value: float, bits: int) -> float:
