@@ -59,25 +59,29 @@ def read(source: BitReader, count: int, alphabet: int) -> NDArray[np.int64]:
     """
     shortest, ends = _read_table(source, alphabet)
     rank = _read_layer(source, count, shortest)
-    symbols = rank.copy()
-    offset, open_ = 0, np.arange(count)
+    layers = []  # of each: the symbols, were they the last, and which go on
+    offset = 0
     for end in ends[:-1]:
-        longer = (rank >= end).nonzero()[0]
-        open_, rank = open_.take(longer), rank.take(longer)
-        rank -= end
-        rank *= 2
+        longer = (rank >= np.uint16(end)).nonzero()[0]
+        layers.append((rank + np.uint16(offset), longer))
+        rank = rank.take(longer)
+        rank -= np.uint16(end)
+        rank += rank
         rank += binary.read(source, rank.size)
         offset += end
-        symbols[open_] = rank + offset
-    if offset + ends[-1] != symbols.max() + 1:
+    if not rank.size or ends[-1] != int(rank.max()) + 1:
         raise CodecError("the body has a table of codes whose last is not used")
-    return symbols
+    symbols = rank + np.uint16(offset)
+    for found, longer in reversed(layers):
+        found[longer] = symbols
+        symbols = found
+    return symbols.astype(np.int64)
 
 
-def _read_layer(source: BitReader, count: int, width: int) -> NDArray[np.int64]:
+def _read_layer(source: BitReader, count: int, width: int) -> NDArray[np.uint16]:
     if width == 1:
-        return binary.read(source, count).astype(np.int64)
-    return source.planes(count, width)
+        return binary.read(source, count).astype(np.uint16)
+    return source.planes(count, width).astype(np.uint16)  # a table is for fewer than 2^14 prefixes
 
 
 def _write_table(out: BitWriter, ends: list[int], shortest: int) -> None:
