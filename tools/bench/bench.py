@@ -11,6 +11,9 @@
     omniglot  accuracy of a federation of 20 drawers on a MobileNet's features (ditto)
     backbone  what that MobileNet costs: time, memory of the trainer, bytes (ditto)
     adoption  whether devices keep broken heads from apps, and refuse honest ones
+    bytes     kilobytes that a device sends until a head is right on 95 % of digits, and where it ends
+    budgets   accuracy of the people and the drawers under byte budgets from 200 B to 20 kB (needs ../shared)
+    feedback  error feedback in other ways than the project's
     eligibility  an eligibility decision: all probes, all gates
     stops    how soon a training stops after each kind of violation
     head_step  a training step of a head beside NumPy's matrix products
@@ -208,6 +211,30 @@ def adoption(options: argparse.Namespace) -> Results:
     return part.measure(options.wisdm_rounds, options.adoption_seeds)
 
 
+def bytes_(options: argparse.Namespace) -> Results:
+    import kilobytes as part  # noqa: PLC0415 - ditto
+
+    return part.measure(**_study(options, "seeds"))
+
+
+def budgets(options: argparse.Namespace) -> Results | None:
+    import budgets as part  # noqa: PLC0415 - ditto
+
+    return part.measure(**_study(options, "folds"))
+
+
+def feedback(options: argparse.Namespace) -> Results:
+    import feedback as part  # noqa: PLC0415 - ditto
+
+    return part.measure(**_study(options, "seeds"))
+
+
+def _study(options: argparse.Namespace, repeats: str) -> dict[str, int]:
+    """Return what was asked for: else each part has its own."""
+    asked = {repeats: options.study_seeds, "longest": options.study_rounds}
+    return {name: value for name, value in asked.items() if value}
+
+
 def eligibility(options: argparse.Namespace) -> Results:
     import eligibility as part  # noqa: PLC0415 - ditto
 
@@ -247,6 +274,9 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "omniglot": omniglot,
     "backbone": backbone,
     "adoption": adoption,
+    "bytes": bytes_,
+    "budgets": budgets,
+    "feedback": feedback,
     "eligibility": eligibility,
     "stops": stops,
     "head_step": head_step,
@@ -297,6 +327,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--omniglot-fleet", type=int, default=0, metavar="N", help="rounds of real processes beside them (0)"
     )
+    parser.add_argument(
+        "--study-seeds", type=int, metavar="N", help="or folds, of bytes, budgets and feedback (3, 3, 2)"
+    )
+    parser.add_argument("--study-rounds", type=int, metavar="N", help="of these, at most (100, 60, 40)")
     parser.add_argument(
         "--backbone-samples",
         type=int,

@@ -7,7 +7,7 @@ aggregation; `fedavg` is what it is compared with, in fp32 and without any of th
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from fedclient import codec, runtime
 from fedclient.config import GatewaySettings, PrivacySettings
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device.personal import extract, overlay
+from fedclient.gateway import canonical
 from fedclient.gateway.aggregate import RunningSum, inspect, sample_weight
 from fedclient.runtime import TrainableModel
 from fedclient.trainer.pack import pack
@@ -25,6 +26,8 @@ from fedclient.uplink import DeviceUplink
 from fedclient.values import BlobRef, HeadVersion, Manifest, Plan, Update
 
 _NOTHING = BlobRef(hash=b"", size=0)
+_UPDATE = Update(counter=40, head_version=HeadVersion(1, 40), bucket=7, accuracy_percent=70, body=b"")
+_DELTA, _LEAST_DELTA = 4, 256  # a delta down is as long as so many bodies, or as so many bytes
 
 
 @dataclass
@@ -92,6 +95,8 @@ class Federation:
     share: float = 1.0  # of the people take part in a round, drawn by chance
     round: int = 0
     head: NDArray[np.float32] = field(init=False)
+    body_bytes: int | None = field(init=False)  # that an update may have at most
+    versions: list[bytes] = field(default_factory=list)  # a delta, or a whole head: what a device fetches
 
     @classmethod
     def of(
@@ -112,7 +117,9 @@ class Federation:
         )
 
     def __post_init__(self) -> None:
-        self.head = self.model.get_weights()
+        self._canonical = canonical.begin(self.model.get_weights(), self.model.tensors)
+        self.head = self._canonical.head
+        self.body_bytes = Post("lab").body_bytes(self.plan)
         self._manifest = Manifest(
             head_version=HeadVersion(1, 1),
             model=_NOTHING,
@@ -127,17 +134,25 @@ class Federation:
     def run(self, rounds: int, on_body: Callable[[bytes], None] = lambda _: None) -> None:
         """Let people train once in each round, and aggregate; `on_body` sees every update."""
         for _ in range(rounds):
-            turns = []
-            for index in drawn(self.round, len(self.people), self.share):
-                turn, body = self._update(self.people[index], self.round * self.stride + index)
+            turns, sizes = [], []
+            for turn, body in self._turns(drawn(self.round, len(self.people), self.share)):
                 turns.append(turn)
+                sizes.append(len(body))
                 on_body(body)
-            total = RunningSum(self._manifest)
-            for person, decoded in self.feedback.counted(turns):
-                bucket = len(person.examples).bit_length() - 1
-                total.add(decoded, sample_weight(bucket, GatewaySettings().max_weight_bucket))
-            self.head = total.finish(self.head, GatewaySettings().server_learning_rate)
+            self._publish(turns, budget_bytes=max(_LEAST_DELTA, _DELTA * sum(sizes) // len(sizes)))
             self.round += 1
+
+    def _publish(self, turns: list[Turn], budget_bytes: int) -> None:
+        total = RunningSum(self._manifest)
+        for person, decoded in self.feedback.counted(turns):
+            bucket = len(person.examples).bit_length() - 1
+            total.add(decoded, sample_weight(bucket, GatewaySettings().max_weight_bucket))
+        change = total.change(GatewaySettings().server_learning_rate)
+        self._canonical, delta = canonical.advance(
+            self._canonical, change, self.model.tensors, budget_bytes
+        )
+        self.head = self._canonical.head
+        self.versions.append(self._canonical.full if delta is None else delta)
 
     def head_of(self, person: Person) -> NDArray[np.float32]:
         """Return the current head as this person's app gets it."""
@@ -146,13 +161,20 @@ class Federation:
         mixed = overlay(self.head.astype("<f4").tobytes(), self.model.tensors, person.layer)
         return np.frombuffer(mixed, "<f4").astype(np.float32)
 
-    def _update(self, person: Person, seed: int) -> tuple[Turn, bytes]:
-        turn = Turn(person=person, head=self.head_of(person), missed=self.round - person.rounds)
-        person.rounds = self.round + 1
+    def _turns(self, who: list[int]) -> Iterator[tuple[Turn, bytes]]:
+        for index in who:
+            yield self._update(self._turn(self.people[index]), self.round * self.stride + index)
+
+    def _turn(self, person: Person) -> Turn:
+        missed, person.rounds = self.round - person.rounds, self.round + 1
+        return Turn(person=person, head=self.head_of(person), missed=missed)
+
+    def _update(self, turn: Turn, seed: int) -> tuple[Turn, bytes]:
+        person = turn.person
         training = train(self.model, self.feedback.start(turn), person.examples, self.plan, seed)
         person.layer = extract(self.model.get_weights().astype("<f4").tobytes(), self.model.tensors) or None
         turn.added = self.feedback.added(turn)
-        packed = pack(training, self.head, turn.added, self.privacy.min_per_class)
+        packed = pack(training, self.head, turn.added, self.privacy.min_per_class, self.body_bytes)
         decoded = inspect(packed.body, self._manifest)
         assert isinstance(decoded, codec.Decoded), decoded
         turn.sent, turn.left = decoded, packed.residual
@@ -206,8 +228,12 @@ class Post:
 
     def wire_bytes(self, body: bytes) -> int:
         """Size of the PUBLISH that carries `body`."""
-        update = Update(counter=40, head_version=HeadVersion(1, 40), bucket=7, accuracy_percent=70, body=b"")
-        return len(body) + self._uplink.overhead_bytes(update, len(body))
+        return len(body) + self._uplink.overhead_bytes(_UPDATE, len(body))
+
+    def body_bytes(self, plan: Plan) -> int | None:
+        """Return how long a body may be under the plan's bound on the PUBLISH, None: as long as it is."""
+        most = plan.max_update_bytes
+        return most - self._uplink.overhead_bytes(_UPDATE, most) if most else None
 
 
 def accuracy_of(model: TrainableModel, head: NDArray[np.float32], test: Examples) -> float:
