@@ -38,7 +38,9 @@ MAX_CBOR_ITEMS: Final = 65_536  # items in one message: a manifest with 4096 lab
 # --- heads and models ---------------------------------------------------------------------------
 MAX_TENSORS: Final = 64  # a head is a few layers
 MAX_SEGMENTS: Final = 4096  # that a body may tell apart: each costs a bit or so, and time
+MAX_GROUPS: Final = 64  # of these segments; an encoder makes fewer, and each takes a decoder 20 us
 MAX_DELTAS: Final = 8  # in a manifest: each costs every device 20 bytes a round
+DELTA_BYTES: Final = (64, MAX_UPDATE_BYTES)  # from a head to the next: below, topics and signatures are all
 MAX_TENSOR_RANK: Final = 6  # a convolution kernel has 4
 MAX_HEAD_PARAMETERS: Final = 4_000_000  # 16 MB of float32; matches MAX_UPDATE_BYTES
 MAX_MODEL_BYTES: Final = (
@@ -60,6 +62,7 @@ DENSITIES: Final = (1e-6, 1.0)  # share of elements sent
 VALUE_BITS: Final = (2, 8)  # of an element's value, with its sign; one bit is the mode of signs
 UPDATE_BYTES: Final = (256, MAX_UPDATE_BYTES)  # of an update's message, of which about 165 are not its body
 DAY_BYTES: Final = (256, 1 << 40)  # of one device's updates in a day
+UPDATE_OVERHEAD_BYTES: Final = 208  # of an update beyond its body, at most: all numbers at their largest
 NORM_BOUNDS: Final = (1e-9, 1e9)  # L2, of a whole delta
 MOMENTA: Final = (0.0, 0.9999)  # beyond them a step never ends
 PENALTIES: Final = (0.0, 1e3)  # of l2 and mu; beyond them nothing is learnt

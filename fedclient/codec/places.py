@@ -19,7 +19,7 @@ from fedclient.codec.grouping import Grouping, arrange, choose
 from fedclient.codec.layout import layout
 from fedclient.codec.segments import Order, Segments, segments
 from fedclient.errors import CodecError
-from fedclient.limits import MAX_SEGMENTS
+from fedclient.limits import MAX_GROUPS
 from fedclient.values import TensorSpec
 
 
@@ -81,7 +81,7 @@ def read(
 
 
 def _read_groups(source: BitReader, cut: Segments, order: Order) -> Grouping:
-    labels = symbols.read(source, cut.size.size, MAX_SEGMENTS)
+    labels = symbols.read(source, cut.size.size, MAX_GROUPS)
     members = np.bincount(labels)
     if members.size < 2 or not members.all() or (members[1:] > members[:-1]).any():
         raise CodecError("the body has groups that no encoder makes")

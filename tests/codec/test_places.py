@@ -69,6 +69,14 @@ def test_groups_that_no_encoder_makes_are_refused(source, match):
         places.read(source, 100, HEAD)
 
 
+def test_more_groups_than_an_encoder_makes_are_refused():
+    out = BitWriter()
+    for value, width in ((1, 2), (6, 5), (63, 7), (2, 2)):  # columns; 63 codes of 6 bits and 2 of 7
+        out.number(value, width)
+    with pytest.raises(CodecError, match="65 symbols where there are 64"):
+        places.read(BitReader(out.to_bytes() + bytes(40)), 100, HEAD)
+
+
 def test_an_order_that_the_head_does_not_have_is_refused():
     with pytest.raises(CodecError, match="order"):
         places.read(BitReader(b"\x40" + bytes(9)), 2, (TensorSpec(name="flat", shape=(9,)),))
