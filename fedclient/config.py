@@ -174,6 +174,12 @@ class GatewaySettings:
     deadline_s: float = key(3600.0, "after this, min_devices updates are enough", 1, 30 * DAY_S)
     server_learning_rate: float = key(1.0, "how far a head moves along the mean update", 0.001, 10)
     max_weight_bucket: int = key(10, "most samples that weigh in, as a power of two", 0, 30)
+    max_delta_bytes: int | None = key(
+        None,
+        "what leads from a head to the next; what does not fit comes later",
+        *limits.DELTA_BYTES,
+        none="4 updates",
+    )
     holdout: Path | None = key(None, "samples to measure each head on (.npz with x and y)")
     max_pending_updates: int = key(100_000, "updates stored and not yet published", 2, 10**8)
     answers_per_device_per_minute: int = key(60, "receipts for one device", 1, 10**6)

@@ -88,16 +88,18 @@ class RunningSum:
         self._weight += weight
         self._steps += weight * (epochs / self._first_epochs)
 
-    def finish(self, head: NDArray[np.float32], learning_rate: float) -> NDArray[np.float32]:
-        """Return `head` [P] after the updates; `head` itself is not changed."""
+    def change(self, learning_rate: float) -> NDArray[np.float64]:
+        """Return how far the updates move the head [P]."""
         if not self._weight:
-            return head.copy()
+            return np.zeros_like(self._total)
         mean = self._total / self._weight
-        if self._manifest.plan.statistics:
-            return _with_statistics(head, mean, self._manifest.tensors)
         mean[_untrained(self._manifest.tensors)] = 0.0
-        rate = learning_rate * (self._steps / self._weight)
-        return np.asarray(head.astype(np.float64) + rate * mean, dtype=np.float32)
+        moved: NDArray[np.float64] = learning_rate * (self._steps / self._weight) * mean
+        return moved
+
+    def statistics(self, head: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return `head` [P] with the statistics that were collected; `head` itself is not changed."""
+        return _with_statistics(head, self._total / self._weight, self._manifest.tensors)
 
 
 def _untrained(tensors: tuple[TensorSpec, ...]) -> NDArray[np.bool_]:

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from fedclient import codec
 from fedclient.config import GatewaySettings
-from fedclient.gateway import aggregate, rounds
+from fedclient.gateway import aggregate, canonical, rounds
 from fedclient.gateway.desk import Desk, manifest_of, under
 from fedclient.gateway.store import CountedUpdate, Round
-from fedclient.values import NO_HEAD, HeadVersion, Manifest, Plan, Reason, Update
+from fedclient.values import NO_HEAD, HeadVersion, Manifest, Plan, Reason, Update, parameters
 from fedclient.wire.blobs import split
 
 log = logging.getLogger(__name__)
+_DELTA_BODIES = 4  # a delta is as long as so many bodies, where the operator says nothing
+_LEAST_DELTA = 256  # bytes, ditto
 Head = NDArray[np.float32]
 
 
@@ -54,6 +56,7 @@ class Collection:
             kept = previous.state
             self.state = replace(self.state, opened_s=kept.opened_s, deadline_s=kept.deadline_s)
         self.bytes_up = 0
+        self._body_bytes = 0
         self._devices: set[str] = set()
         self._epochs = 0  # of all updates
         self._sum: aggregate.RunningSum | None = None
@@ -76,6 +79,7 @@ class Collection:
         self._epochs += epochs
         self._devices.add(row.device)
         self.bytes_up += row.wire_bytes
+        self._body_bytes += len(row.body)
 
     @property
     def current(self) -> HeadVersion:
@@ -159,24 +163,51 @@ class Collection:
         with store.transaction():
             if store.leave_out_revoked():
                 return False
-        old = np.frombuffer(store.blob(manifest.head.hash), dtype="<f4").astype(np.float32)
-        head = running.finish(old, self._desk.settings.server_learning_rate)
-        accuracy = measure(head)
-        blob = split(head.astype("<f4").tobytes())
-        following = HeadVersion(self.current.generation, self.current.version + 1)
+        following, delta = self._following(manifest, running)
+        accuracy = measure(following.head)
+        head = split(following.head.astype("<f4").tobytes())
+        blobs = [head, split(following.full), *([split(delta)] if delta is not None else [])]
         # Statistics are collected once: what follows is the same plan without them.
         training = under(manifest, replace(manifest.plan, statistics=False))
-        release = self._desk.release(replace(training, head_version=following, head=blob.ref, full=blob.ref))
-        made = self._made(manifest.plan, accuracy, bytes_down, now_s)
+        version = HeadVersion(self.current.generation, self.current.version + 1)
+        release = self._desk.release(
+            replace(training, head_version=version, head=head.ref, full=head.ref, deltas=())
+        )
+        made = replace(
+            self._made(manifest.plan, accuracy, bytes_down, now_s),
+            full_bytes=len(following.full),
+            delta_bytes=None if delta is None else len(delta),
+        )
         with store.transaction():
             if store.current() != self.current or store.leave_out_revoked():
                 return False
-            store.add_blob(blob.ref.hash, head.astype("<f4").tobytes())
+            for blob in blobs:
+                store.add_blob(blob.ref.hash, b"".join(blob.chunks))
+            store.remainder.put(version, following.remainder)
             store.add_release(release, made)
         measured = "" if accuracy is None else f", accuracy {accuracy:.3f}"
         what = "feature statistics" if manifest.plan.statistics else "updates"
-        log.info("head %s: published from %d %s%s", following, made.counted, what, measured)
+        log.info("head %s: published from %d %s%s", version, made.counted, what, measured)
         return True
+
+    def _following(
+        self, manifest: Manifest, running: aggregate.RunningSum
+    ) -> tuple[canonical.Canonical, bytes | None]:
+        """Return the next head and the delta that leads there, if one does."""
+        store, settings = self._desk.store, self._desk.settings
+        before = canonical.Canonical(
+            head=np.frombuffer(store.blob(manifest.head.hash), dtype="<f4").astype(np.float32),
+            full=store.blob(manifest.full.hash),
+            remainder=store.remainder.of(self.current, parameters(manifest.tensors)),
+        )
+        if manifest.plan.statistics:
+            head = running.statistics(before.head)
+            return canonical.with_statistics(before, head, manifest.tensors), None
+        usual = max(_LEAST_DELTA, _DELTA_BODIES * self._body_bytes // max(self.state.updates, 1))
+        budget = settings.max_delta_bytes or usual
+        return canonical.advance(
+            before, running.change(settings.server_learning_rate), manifest.tensors, budget
+        )
 
     def _made(self, plan: Plan, accuracy: float | None, bytes_down: int, now_s: float) -> Round:
         mean_epochs = self._epochs / max(self.state.updates, 1)

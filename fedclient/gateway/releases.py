@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedclient import codec
 from fedclient.errors import CodecError, ModelError, UsageError
+from fedclient.gateway import canonical
 from fedclient.gateway.desk import Desk, manifest_of
 from fedclient.training.schedule import hyper_parameters
 from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec
@@ -36,17 +37,19 @@ class Content:
 def publish(desk: Desk, content: Content) -> HeadVersion:
     """Begin a generation with new content and return its first version.
 
+    The head begins on a grid, near what the content says (`canonical.py`).
     Raises UsageError while stopped, ModelError for a plan that the model cannot follow, WireError for content
     that no device would accept.
     """
     _refuse_what_does_not_fit(content)
-    model, head = split(content.model), split(content.head.astype("<f4").tobytes())
+    start = canonical.begin(content.head, content.tensors)
+    model, head, full = map(split, (content.model, start.head.astype("<f4").tobytes(), start.full))
     # Read back as a device will: what none would accept is never signed; and 1 becomes 1.0.
     plan = messages.decode_plan(messages.encode_plan(content.plan))
     with desk.store.transaction():
         _refuse_if_stopped(desk)
-        desk.store.add_blob(model.ref.hash, content.model)
-        desk.store.add_blob(head.ref.hash, content.head.astype("<f4").tobytes())
+        for blob in (model, head, full):
+            desk.store.add_blob(blob.ref.hash, b"".join(blob.chunks))
         manifest = Manifest(
             head_version=_following(desk),
             model=model.ref,
@@ -104,7 +107,7 @@ def _refuse_what_does_not_fit(content: Content) -> None:
 
 def _again(desk: Desk, manifest: Manifest) -> HeadVersion:
     following = _following(desk)
-    desk.store.add_release(desk.release(replace(manifest, head_version=following)))
+    desk.store.add_release(desk.release(replace(manifest, head_version=following, deltas=())))
     return following
 
 

@@ -2,7 +2,8 @@
 
     gateway     one row: federation, broker, highest head version ever seen on the broker or at a device
     head        (generation, version) -> hashes, signed manifest bytes, what the round cost; for ever
-    blob        models and heads by content; immutable
+    blob        models, heads, and what leads to these, by content; immutable
+    remainder   one row: what rounding has kept from the current head (`remainder.py`)
     device      the roster; never shrinks
     receipt     every stored receipt by (device, envelope hash); for ever (docs/adr/0006)
     counted     every counted update, for ever; its body until the head it went into is published
@@ -19,12 +20,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fedclient.errors import AlreadyRunning, StorageError
 from fedclient.gateway.commands import Commands
+from fedclient.gateway.remainder import Remainder
 from fedclient.gateway.roster import Roster, Standing
 from fedclient.gateway.verdicts import Verdicts
 from fedclient.storage import Database, disk_errors
@@ -82,6 +84,13 @@ _MIGRATIONS = (
         verdict INTEGER NOT NULL, PRIMARY KEY (device, version)) WITHOUT ROWID;
     CREATE INDEX judgement_verdict ON judgement (version, verdict);
     """,
+    """
+    CREATE TABLE remainder (
+        one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, version INTEGER NOT NULL,
+        data BLOB NOT NULL, hash BLOB NOT NULL);
+    ALTER TABLE head ADD COLUMN full_bytes INTEGER;
+    ALTER TABLE head ADD COLUMN delta_bytes INTEGER;
+    """,
 )
 # `went_into` of an update whose device was revoked, or whose generation ended, before its version closed.
 _LEFT_OUT = 0
@@ -111,6 +120,11 @@ class Round:
     seconds: float
     closed_unix_s: int
     epochs: float | None = None  # mean over the updates; None where all did the plan's
+    full_bytes: int | None = None  # of the encoded head; None: made before heads were encoded
+    delta_bytes: int | None = None  # from the head before; None: there is no such delta
+
+
+_ROUND = tuple(field.name for field in fields(Round))  # columns of head
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +148,7 @@ class Store:
         self.roster = Roster(self._db)
         self.commands = Commands(self._db)
         self.verdicts = Verdicts(self._db)
+        self.remainder = Remainder(self._db)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One commit; see Database.transaction."""
@@ -213,7 +228,11 @@ class Store:
         self._db.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (blob_hash, data))
 
     def blob(self, blob_hash: bytes) -> bytes:
-        row = self._db.one("SELECT data FROM blob WHERE hash = ?", (blob_hash,))
+        """Return a blob by its hash, or by the first bytes of it."""
+        row = self._db.one(
+            "SELECT data FROM blob WHERE hash >= ? AND substr(hash, 1, ?) = ? ORDER BY hash LIMIT 1",
+            (blob_hash, len(blob_hash), blob_hash),
+        )
         if row is None:
             raise StorageError("a blob is missing from the gateway's database: restore a backup")
         return bytes(row[0])
@@ -235,19 +254,9 @@ class Store:
         )
         if made is not None:
             self._db.execute(
-                "UPDATE head SET counted = ?, accuracy = ?, bytes_up = ?, bytes_down = ?, seconds = ?,"
-                " closed_unix_s = ?, epochs = ? WHERE generation = ? AND version = ?",
-                (
-                    made.counted,
-                    made.accuracy,
-                    made.bytes_up,
-                    made.bytes_down,
-                    made.seconds,
-                    made.closed_unix_s,
-                    made.epochs,
-                    version.generation,
-                    version.version,
-                ),
+                f"UPDATE head SET {' = ?, '.join(_ROUND)} = ?"  # noqa: S608 - our own names
+                " WHERE generation = ? AND version = ?",
+                (*(getattr(made, name) for name in _ROUND), version.generation, version.version),
             )
         # A new generation ends the previous one, with what was in its buffer.
         went_into = version.version if made else _LEFT_OUT
@@ -256,24 +265,10 @@ class Store:
     def rounds(self) -> list[tuple[HeadVersion, Round]]:
         """Every head version that was made out of updates, oldest first."""
         rows = self._db.execute(
-            "SELECT generation, version, counted, accuracy, bytes_up, bytes_down, seconds, closed_unix_s,"
-            " epochs FROM head WHERE counted IS NOT NULL ORDER BY generation, version"
+            f"SELECT generation, version, {', '.join(_ROUND)} FROM head"  # noqa: S608 - our own names
+            " WHERE counted IS NOT NULL ORDER BY generation, version"
         )
-        return [
-            (
-                HeadVersion(row[0], row[1]),
-                Round(
-                    counted=row[2],
-                    accuracy=row[3],
-                    bytes_up=row[4],
-                    bytes_down=row[5],
-                    seconds=row[6],
-                    closed_unix_s=row[7],
-                    epochs=row[8],
-                ),
-            )
-            for row in rows
-        ]
+        return [(HeadVersion(*row[:2]), Round(**dict(zip(_ROUND, row[2:], strict=True)))) for row in rows]
 
     # --- counted updates ---------------------------------------------------------------------------
     def has_counted(self, device_id: str, base: HeadVersion) -> bool:

@@ -12,7 +12,7 @@ from fedclient import codec
 from fedclient.config import GatewaySettings
 from fedclient.crypto import keys
 from fedclient.downlink import DeviceDownlink
-from fedclient.gateway import releases
+from fedclient.gateway import canonical, releases
 from fedclient.gateway.desk import Desk, manifest_of
 from fedclient.gateway.enrolment import token_hash
 from fedclient.gateway.server import Gateway, found, open_desk
@@ -50,6 +50,9 @@ NOTHING = HeadVersion(0, 0)
 def content(plan: Plan = PLAN, model: bytes = b"a model") -> releases.Content:
     head = np.linspace(-1, 1, P, dtype=np.float32)
     return releases.Content(model=model, head=head, tensors=TENSORS, labels=("a", "b"), plan=plan)
+
+
+START = canonical.begin(content().head, TENSORS).head  # as it is published
 
 
 # A head whose features are standardised, and a plan that collects what that needs.
@@ -236,3 +239,8 @@ class Farm:
         """Return the current head's parameters."""
         manifest = manifest_of(self.store.releases(1)[0])
         return np.frombuffer(self.store.blob(manifest.head.hash), dtype="<f4")
+
+    def wanted(self) -> np.ndarray:
+        """Return what the current head would be if nothing were rounded."""
+        head = self.head()
+        return head + self.store.remainder.of(self.store.current(), head.size)

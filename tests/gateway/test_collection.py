@@ -11,7 +11,7 @@ from fedclient.gateway import collection, releases
 from fedclient.gateway.collection import Collection
 from fedclient.gateway.roster import Standing
 from fedclient.values import HeadVersion, ReceiptStatus
-from tests.gateway.harness import PLAN, TENSORS, Farm, body, content
+from tests.gateway.harness import PLAN, START, TENSORS, Farm, P, body, content
 
 
 def expected_head(farm, rows):
@@ -19,10 +19,10 @@ def expected_head(farm, rows):
     weights = [weight for _, weight in rows]
     dense = []
     for seed, _ in rows:
-        total = np.zeros(len(content().head))
+        total = np.zeros(P)
         codec.decode(body(seed), TENSORS, PLAN.codec).add_to(total, 1.0)
         dense.append(total)
-    return content().head + np.average(dense, axis=0, weights=weights)
+    return START + np.average(dense, axis=0, weights=weights)
 
 
 def test_the_next_head_is_the_weighted_mean(farm):
@@ -31,7 +31,7 @@ def test_the_next_head_is_the_weighted_mean(farm):
         device.update(bucket=bucket, body=body(bucket))
     farm.settle(*devices)
     expected = expected_head(farm, [(5, 2**5), (7, 2**7), (13, 2**10)])  # max_weight_bucket is 10
-    assert np.allclose(farm.head(), expected, rtol=1e-6, atol=1e-7)
+    assert np.allclose(farm.wanted(), expected, rtol=0, atol=1e-12)
 
 
 def test_stale_updates_weigh_less(tmp_path):
@@ -57,9 +57,9 @@ def test_a_device_that_did_fewer_epochs_counts_as_much_as_another(tmp_path):
         device.update(body=body(seed), epochs=epochs)
     farm.settle(*devices)
     made = enumerate((5, 1, 2))
-    each = [(expected_head(farm, [(seed, 1)]) - content().head) / epochs for seed, epochs in made]
-    expected = content().head + 8 / 3 * np.mean(each, axis=0)
-    assert np.allclose(farm.head(), expected, rtol=1e-6, atol=1e-7)
+    each = [(expected_head(farm, [(seed, 1)]) - START) / epochs for seed, epochs in made]
+    expected = START + 8 / 3 * np.mean(each, axis=0)
+    assert np.allclose(farm.wanted(), expected, rtol=0, atol=1e-12)
     assert [made.epochs for _, made in farm.store.rounds()] == [8 / 3]
     for device in devices:
         device.update(epochs=5 if device is devices[0] else None)
@@ -80,9 +80,9 @@ def test_rule_4_4_a_rebuilt_collection_makes_the_bit_identical_head(farm):
         assert fresh.bytes_up == farm.gateway._collection.bytes_up
         assert (fresh._sum._total == farm.gateway._collection._sum._total).all()
         assert fresh._epochs == 10
-    running = farm.gateway._collection._sum.finish(content().head, 1.0)
+    change = farm.gateway._collection._sum.change(1.0)
     farm.restart()
-    assert farm.gateway._collection._sum.finish(content().head, 1.0).tobytes() == running.tobytes()
+    assert farm.gateway._collection._sum.change(1.0).tobytes() == change.tobytes()
 
 
 def test_rule_7_revocation_is_checked_again_at_aggregation(farm):
@@ -98,7 +98,7 @@ def test_rule_7_revocation_is_checked_again_at_aggregation(farm):
     devices[3].update(body=body(3))
     farm.settle(*devices)
     assert farm.store.current() == HeadVersion(1, 2)
-    assert np.allclose(farm.head(), expected_head(farm, [(1, 1), (2, 1), (3, 1)]), rtol=1e-6, atol=1e-7)
+    assert np.allclose(farm.wanted(), expected_head(farm, [(1, 1), (2, 1), (3, 1)]), rtol=0, atol=1e-12)
     assert [row[3] for row in farm.store.ledger()] == [0, 2, 2, 2]
 
 
@@ -145,7 +145,7 @@ def test_a_close_that_fails_is_done_again_with_the_same_result(farm, monkeypatch
     assert farm.store.current() == HeadVersion(1, 1)
     farm.run(30)
     assert farm.store.current() == HeadVersion(1, 2)
-    assert np.allclose(farm.head(), expected_head(farm, [(0, 1), (1, 1), (2, 1)]), rtol=1e-6, atol=1e-7)
+    assert np.allclose(farm.wanted(), expected_head(farm, [(0, 1), (1, 1), (2, 1)]), rtol=0, atol=1e-12)
 
 
 def test_a_rebuilt_version_keeps_its_deadline(farm):

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from fedclient import codec
-from fedclient.gateway import aggregate
+from fedclient.gateway import aggregate, canonical
 from fedclient.gateway.desk import manifest_of
 from fedclient.gateway.server import open_desk
 from tests.gateway.crash_child import DEVICES, sent
-from tests.gateway.harness import SETTINGS, normalized
+from tests.gateway.harness import NORMALIZED, SETTINGS, normalized
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,22 +72,29 @@ def check_heads(desk, ledger) -> None:
     for device, _, counter, went_into in ledger:
         rows[went_into].append((device, counter))
     heads = {one.head_version.version: manifest_of(one) for one in desk.store.releases(10**6)}
-    head = normalized().head
+    now = canonical.begin(normalized().head, NORMALIZED)
     assert [heads[version].plan.statistics for version in sorted(heads)] == [True] + [False] * (
         len(heads) - 1
     )
     for version in sorted(heads)[1:]:
         manifest, plan = heads[version], heads[version - 1].plan
-        running = aggregate.RunningSum(heads[version - 1])
+        running, sizes = aggregate.RunningSum(heads[version - 1]), []
         assert len(rows[version]) >= SETTINGS.min_devices
         for device, counter in rows[version]:
             update = sent(device, counter, plan)
             decoded = codec.decode(update["body"], manifest.tensors, plan.body_codec)
             weight = aggregate.sample_weight(5, SETTINGS.max_weight_bucket)
             running.add(decoded, weight, update["epochs"] or plan.epochs)
-        head = running.finish(head, SETTINGS.server_learning_rate)
-        assert desk.store.blob(manifest.head.hash) == head.astype("<f4").tobytes()
-        assert np.isfinite(head).all()
+            sizes.append(len(update["body"]))
+        if plan.statistics:
+            now = canonical.with_statistics(now, running.statistics(now.head), NORMALIZED)
+        else:
+            change = running.change(SETTINGS.server_learning_rate)
+            now, _ = canonical.advance(now, change, NORMALIZED, max(256, 4 * sum(sizes) // len(sizes)))
+        assert desk.store.blob(manifest.head.hash) == now.head.astype("<f4").tobytes()
+        assert np.isfinite(now.head).all()
+    assert desk.store.remainder.of(desk.store.current(), now.head.size).tobytes() == now.remainder.tobytes()
+    assert now.remainder.any()
 
 
 def test_rule_4_4_kill_9_at_random_moments(tmp_path):

@@ -6,7 +6,15 @@ import sys
 import pytest
 
 from fedclient.errors import AlreadyRunning, StorageError
-from fedclient.gateway.store import _MIGRATIONS, DATABASE_NAME, CountedUpdate, Release, Store, sole_owner
+from fedclient.gateway.store import (
+    _MIGRATIONS,
+    DATABASE_NAME,
+    CountedUpdate,
+    Release,
+    Round,
+    Store,
+    sole_owner,
+)
 from fedclient.storage import Database
 from fedclient.values import Base, Broker, CommandKind, HeadVersion
 
@@ -75,6 +83,34 @@ def test_updates_of_before_there_were_epochs_did_the_plans(tmp_path):
     with store.transaction():
         store.add_counted(counted(device="b", epochs=3))
     assert [row.epochs for row in store.buffered()] == [None, 3]
+
+
+def test_a_database_of_before_heads_were_encoded_goes_on(tmp_path):
+    old = Database.open(tmp_path / DATABASE_NAME, migrations=_MIGRATIONS[:3])
+    with old.transaction():
+        old.execute("INSERT INTO blob VALUES (?, ?), (?, ?)", (b"h" * 32, b"head", b"m" * 32, b"model"))
+        old.execute(
+            "INSERT INTO head (generation, version, model, head, plan_hash, manifest, counted, accuracy,"
+            " bytes_up, bytes_down, seconds, closed_unix_s) VALUES (1, 1, ?, ?, ?, ?, 3, 0.5, 1, 2, 0.5, 4)",
+            (b"m" * 32, b"h" * 32, b"p" * 32, b"1"),
+        )
+    old.close()
+    store = Store(tmp_path)
+    ((version, made),) = store.rounds()
+    assert version == HeadVersion(1, 1)
+    assert made == Round(counted=3, accuracy=0.5, bytes_up=1, bytes_down=2, seconds=0.5, closed_unix_s=4)
+    assert store.remainder.of(HeadVersion(1, 1), 2).tolist() == [0, 0]
+
+
+def test_a_blob_is_found_by_the_first_bytes_of_its_hash(store):
+    hashes = [b"a" * 32, b"a" * 15 + b"b" * 17, b"c" * 32]
+    with store.transaction():
+        for blob_hash in hashes:
+            store.add_blob(blob_hash, blob_hash[-2:])
+    assert [store.blob(blob_hash[:16]) for blob_hash in hashes] == [b"aa", b"bb", b"cc"]
+    for unknown in (b"a" * 14 + b"bb", b"d" * 16, b"a" * 33):
+        with pytest.raises(StorageError, match="missing"):
+            store.blob(unknown)
 
 
 def test_an_empty_database_says_what_to_do(tmp_path):
