@@ -112,6 +112,12 @@ class LimitSettings:
     max_model_mib: int = key(MAX_MODEL_MIB, "largest model, with its head, to fetch", 1, MAX_MODEL_MIB)
     samples_max_rows: int = key(50_000, "samples kept; beyond it the oldest go", 1, 10**8)
     samples_max_mib: int = key(512, "room for samples; beyond it the oldest go", 1, 1 << 20)
+    max_update_bytes: int | None = key(
+        None, "bytes of one update as an MQTT message, all included", *limits.UPDATE_BYTES, none="the plan's"
+    )
+    max_update_bytes_per_day: int | None = key(
+        None, "bytes of updates in any 24 hours; a plan may say less", *limits.DAY_BYTES, none="the plan's"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,7 +233,12 @@ class Config:
             if ("schedule", name) in self.said or getattr(self.schedule, name) != getattr(usual, name)
         }
         values: dict[str, Any] = {**profile.schedule, **owners}
-        policy = replace(usual, **values, min_distinct_samples=self.privacy.min_samples)
+        policy = replace(
+            usual,
+            **values,
+            min_distinct_samples=self.privacy.min_samples,
+            max_update_bytes_per_day=self.limits.max_update_bytes_per_day,
+        )
         problem = policy.contradiction()
         if problem:
             raise _disagreement(problem, policy, owners, self.said, profile)

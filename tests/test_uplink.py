@@ -281,3 +281,14 @@ def test_rule_7_a_request_proves_that_its_sender_has_the_key() -> None:
     refused(stolen, kind)
     with pytest.raises(CryptoError, match="another device id"):
         gateway.open_enrolment(ENVELOPES[kind][0], OTHER.device_id)
+
+
+def test_no_update_has_more_than_the_bound_beyond_its_body() -> None:
+    most = Update(
+        counter=limits.COUNTER_MAX, head_version=HeadVersion(limits.COUNTER_MAX, limits.COUNTER_MAX),
+        bucket=limits.MAX_BUCKET, accuracy_percent=100, body=b"", epochs=limits.MAX_EPOCHS,
+    )  # fmt: skip
+    uplink = replace(device, federation="f" * limits.MAX_FEDERATION_CHARS)
+    found = uplink.overhead_bytes(most, limits.MAX_UPDATE_BYTES - 300)
+    print(f"{found} bytes")
+    assert found <= limits.UPDATE_OVERHEAD_BYTES < limits.UPDATE_BYTES[0] - 30

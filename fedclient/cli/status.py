@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fedclient import boards
@@ -38,6 +38,7 @@ _SPENT = (  # field of `Cost`, its budget in [schedule], unit
     ("traffic_bytes", "daily_traffic_mib", _MIB, "MiB of traffic"),
     ("energy_j", "daily_energy_j", 1, "J of energy"),
     ("flash_bytes", "daily_flash_mib", _MIB, "MiB written"),
+    ("update_bytes", "max_update_bytes_per_day", 1, "B of updates"),
 )
 
 
@@ -139,7 +140,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         **report,
         "closed_gates": ", ".join(report["closed_gates"]) or None,
         "next_chance_s": None if found.next_chance_s is None else f"in {duration(found.next_chance_s)}",
-        "spent_24h": ", ".join(_spent(report["spent_24h"], policy)),
+        "spent_24h": ", ".join(_spent(report["spent_24h"], _with_the_plans(policy, found))),
         "judgement": _verdict(report["judgement"]),
         "personal": _beside(report["personal"]),
     }
@@ -168,6 +169,13 @@ def _beside(tuned: dict[str, Any] | None) -> str | None:
         f"apps use a copy that was tuned here: right on {tuned['accuracy']:.1%} of {tuned['holdout']} "
         f"held-out samples, the adopted head on {tuned['adopted_accuracy']:.1%}"
     )
+
+
+def _with_the_plans(policy: Policy, found: Standing) -> Policy:
+    """Put in what a plan may have lowered: the agent's decision says it."""
+    gates = [gate for gate in found.decision["gates"] if gate["name"] == "update_bytes"]
+    bound = next((gate["threshold"] for gate in gates), None)
+    return policy if bound is None else replace(policy, max_update_bytes_per_day=int(bound))
 
 
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:

@@ -78,6 +78,8 @@ class Actor:
     def _feed(self, event: session.Event, evidence: Evidence = None) -> None:
         """Give `event` to the session; what it decides is committed as one, then carried out."""
         state, actions = session.step(self.state, event)
+        if any(isinstance(action, session.Publish) for action in actions):
+            self.work.conditions.count_traffic(self._now_s)  # an update is counted in the hour that it is now
         self._ledger.commit((self.state, state), actions, evidence, self._link)
         if state != self.state:
             self._stumbling.reset()  # the disk took it

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedclient import boards
+from fedclient.client import allowance
 from fedclient.config import Config
 from fedclient.device import schedule
 from fedclient.device.folder import DeviceFolder
@@ -31,7 +32,7 @@ from fedclient.scheduler.probe_usage import written_bytes
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
 from fedclient.scheduler.timing import watts
 from fedclient.storage import Database
-from fedclient.values import HeadVersion
+from fedclient.values import HeadVersion, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,11 @@ class Conditions:
 
     def _judge(self, doing: Doing, now_s: float) -> Decision:
         self.look(doing, now_s)
-        return decide(self.readings, self.policy, self.profile, self._history, self.now)
+        policy = allowance.applied(self.policy, self._limits, self._manifest(doing))
+        return decide(self.readings, policy, self.profile, self._history, self.now)
+
+    def _manifest(self, doing: Doing) -> Manifest | None:
+        return None if doing.head is None else self._journal.manifest(doing.head)
 
     def look(self, doing: Doing, now_s: float) -> None:
         """Read everything, and account for what was spent since the last look."""
@@ -161,6 +166,7 @@ class Conditions:
             resuming=doing.resuming,
             broker_is_local=self.broker_is_local,
             samples=self._counts(doing),
+            update_needs_bytes=float(allowance.needed(self._manifest(doing))),
         )
         self.readings = self._probe.read(activity, now_s, doing.trainer_pid)
         self.count_traffic(now_s)
@@ -240,6 +246,16 @@ class Conditions:
         """Note that a new job was decided on: the spacing counts from here."""
         self._job = Cost()
         self._history = self._history.started(self._now.elapsed_s)
+
+    def update_goes(self, update_bytes: int) -> None:
+        """Count an update that is offered now, again where it is offered again."""
+        self._spend(Cost(update_bytes=float(update_bytes)))
+
+    def update_may_have(self, version: HeadVersion) -> int | None:
+        """Return the most bytes of an update that begins now, as a message; None: no bound."""
+        manifest = self._journal.manifest(version)
+        spent = self._history.spent_of("update_bytes", self._now.elapsed_s)
+        return None if manifest is None else allowance.of_next(self._limits, manifest.plan, spent)
 
     def trainer_starts(self, now_s: float) -> None:
         """From now on somebody trains."""

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
+from fedclient.client import allowance
 from fedclient.client.assembly import Assembly
 from fedclient.client.child import describe
 from fedclient.client.fetch import Fetch, check_sizes
@@ -75,6 +76,7 @@ class Heads:
         allowed = self._config.privacy.allowed_models
         if allowed and manifest.model.hash.hex() not in allowed:
             raise ConfigError(f"model {manifest.model.hash.hex()} is not in [privacy] allowed_models")
+        allowance.check(self._config.limits, manifest)
         # the whole head as it travels counts as well: no route is longer
         missing = {ref for ref in (manifest.model, manifest.head, manifest.full) if not self._blobs.has(ref)}
         check_sizes(

@@ -69,6 +69,7 @@ class Ledger:
         match action:
             case session.Publish(counter):
                 self.outbox.mark_published(counter)
+                self._count_update(counter, link)
             case session.GiveUpJudging(version):
                 judgement = Judgement(head_version=version, verdict=Verdict.KEPT_PREVIOUS)
                 self._judgements.save(Told(judgement=judgement, why="no judge came to a verdict on it"))
@@ -79,6 +80,12 @@ class Ledger:
             case session.Settle():
                 self._settle(action, evidence)
                 self._reports.count_traffic(link)
+
+    def _count_update(self, counter: int, link: Link | None) -> None:
+        """Count the bytes before they go: a kill right after that has counted them too."""
+        row = self.outbox.unsettled()
+        if row is not None and row.counter == counter and link is not None and link.connected:
+            self._work.conditions.update_goes(link.update_bytes(row.envelope))
 
     def _settle(self, action: session.Settle, evidence: Evidence) -> None:
         """Mark the row and remember; the next trainer does the arithmetic (PROTOCOL 5.2)."""

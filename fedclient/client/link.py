@@ -16,7 +16,15 @@ from typing import Final
 from fedclient.crypto.keys import SigningKey
 from fedclient.downlink import DeviceDownlink
 from fedclient.errors import ConfigError, CryptoError, Unreachable, WireError
-from fedclient.transport.base import Connected, Delivered, Disconnected, Received, Transport, Will
+from fedclient.transport.base import (
+    Connected,
+    Delivered,
+    Disconnected,
+    Received,
+    Transport,
+    Will,
+    publish_wire_bytes,
+)
 from fedclient.uplink import DeviceUplink
 from fedclient.values import Command, Invitation, Manifest, MessageType, Receipt, Status
 from fedclient.wire.topics import Topics
@@ -81,6 +89,11 @@ class Link:
     def traffic_bytes(self) -> int:
         """MQTT bytes in both directions so far."""
         return self.transport.sent_bytes + self.transport.received_bytes
+
+    def update_bytes(self, envelope: bytes) -> int:
+        """Return what an update takes as an MQTT 3.1.1 message, all included."""
+        topic = self.topics.up(self._device_id, MessageType.UPDATE)
+        return publish_wire_bytes(topic, len(envelope), qos=1)
 
     def connect(self, now_s: float, *, enrolled: bool) -> None:
         """Start an attempt; one whose device is not enrolled leaves nothing on the broker."""

@@ -134,6 +134,7 @@ _SPENT: Final = {
     "traffic_bytes_24h": "traffic_bytes",
     "energy_joules_24h": "energy_j",
     "flash_bytes_24h": "flash_bytes",
+    "update_bytes_24h": "update_bytes",
 }
 
 

@@ -150,7 +150,8 @@ class Work:
         """Write down a new job, unless one on this head is there to be resumed."""
         job = self._jobs.current()
         if job is None or job.head_version != version:
-            self._jobs.new(version, self._trainer.threads or 1)
+            bound = self.conditions.update_may_have(version)
+            self._jobs.new(version, self._trainer.threads or 1, max_update_bytes=bound)
             self.conditions.job_begins()
 
     def drop_job(self) -> None:

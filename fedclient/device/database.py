@@ -62,6 +62,9 @@ MIGRATIONS = (
         shape TEXT NOT NULL, data BLOB NOT NULL, hash BLOB NOT NULL
     );
     """,
+    """
+    ALTER TABLE job ADD COLUMN max_update_bytes INTEGER;
+    """,
 )
 
 

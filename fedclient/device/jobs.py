@@ -58,6 +58,7 @@ class Job:
     head_version: HeadVersion
     seed: int
     threads: int
+    max_update_bytes: int | None = None  # as a message, all included; None: no bound
     epoch: int | None = None  # of the sample store, when the ids were fixed
     sample_ids: tuple[int, ...] | None = None
 
@@ -100,34 +101,37 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def new(self, version: HeadVersion, threads: int) -> Job:
+    def new(self, version: HeadVersion, threads: int, max_update_bytes: int | None = None) -> Job:
         """Begin a job; there is at most one, so an older one and its checkpoint go."""
         job = Job(
             token=os.urandom(_TOKEN_BYTES),
             head_version=version,
             seed=int.from_bytes(os.urandom(8), "big") >> (64 - _SEED_BITS),
             threads=threads,
+            max_update_bytes=max_update_bytes,
         )
         self.drop()
         self._database.execute(
-            "INSERT INTO job (id, token, generation, version, seed, threads) VALUES (1, ?, ?, ?, ?, ?)",
-            (job.token, version.generation, version.version, job.seed, threads),
+            "INSERT INTO job (id, token, generation, version, seed, threads, max_update_bytes) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (job.token, version.generation, version.version, job.seed, threads, max_update_bytes),
         )
         return job
 
     def current(self) -> Job | None:
         row = self._database.one(
-            "SELECT token, generation, version, seed, threads, samples_epoch, sample_ids "
+            "SELECT token, generation, version, seed, threads, max_update_bytes, samples_epoch, sample_ids "
             "FROM job WHERE id = 1"
         )
         if row is None:
             return None
-        token, generation, version, seed, threads, epoch, ids = row
+        token, generation, version, seed, threads, max_update_bytes, epoch, ids = row
         return Job(
             token=token,
             head_version=HeadVersion(generation, version),
             seed=seed,
             threads=threads,
+            max_update_bytes=max_update_bytes,
             epoch=epoch,
             sample_ids=None if ids is None else tuple(array("q", ids)),
         )

@@ -268,6 +268,7 @@ GATES: tuple[Callable[[Asked], Check], ...] = (
     timing.pace,
     timing.training_time,
     timing.traffic,
+    timing.update_bytes,
     timing.energy,
     timing.flash,
     own_gate,

@@ -22,6 +22,7 @@ class Cost:
     traffic_bytes: float = 0.0
     energy_j: float = 0.0
     flash_bytes: float = 0.0
+    update_bytes: float = 0.0  # of updates as messages; part of the traffic
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -29,6 +30,7 @@ class Cost:
             traffic_bytes=self.traffic_bytes + other.traffic_bytes,
             energy_j=self.energy_j + other.energy_j,
             flash_bytes=self.flash_bytes + other.flash_bytes,
+            update_bytes=self.update_bytes + other.update_bytes,
         )
 
     def as_list(self) -> list[float]:
@@ -193,4 +195,6 @@ def _number(found: object) -> float:
 
 def _cost(found: list[object]) -> Cost:
     names = [item.name for item in fields(Cost)]
+    if len(found) == len(names) - 1:  # an older fedclient did not count updates
+        found = [*found, 0.0]
     return Cost(**{name: _number(value) for name, value in zip(names, found, strict=True)})

@@ -207,6 +207,7 @@ class Simulation:
             resuming=self._left_s is not None and not training,
             broker_is_local=found.activity.broker_is_local,
             samples=samples,
+            update_needs_bytes=self._terms.job.update_bytes,
         )
         power_w = found.power_w
         if training and not found.activity.training and power_w.value is not None:
@@ -244,7 +245,8 @@ class Simulation:
 
     def _finish(self) -> None:
         job = self._terms.job
-        self._spend(Cost(traffic_bytes=job.update_bytes, flash_bytes=job.flash_bytes))
+        sent = job.update_bytes
+        self._spend(Cost(traffic_bytes=sent, flash_bytes=job.flash_bytes, update_bytes=sent))
         self._stop("done")
         self._left_s, self._next_s = None, self._at_s
         self._samples.settle()

@@ -75,6 +75,7 @@ class Policy:
     # the owner's own
     gate: str | None = _key(None, "your own gate, package.module:function; it gets the readings as a dict")
     min_distinct_samples: int = 32  # the privacy floor; its key is [privacy] min_samples
+    max_update_bytes_per_day: int | None = None  # its key is in [limits]; the plan's where that is less
 
     def contradiction(self) -> str:
         """Say which keys do not go together, or are no windows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, isfinite
+from typing import Any
 
 from fedclient.scheduler import windows
 from fedclient.scheduler.check import Asked, Check, duration, number, off, settled
@@ -90,6 +91,24 @@ def traffic(asked: Asked) -> Check:
     """MQTT bytes, both ways; a job needs as many as the last one."""
     needed = max(asked.history.last_job.traffic_bytes, UPDATE_BYTES)
     return _budget(asked, "traffic_bytes", "traffic", ("daily_traffic_mib", MIB, "MiB"), needed)
+
+
+def update_bytes(asked: Asked) -> Check:
+    """Bytes of updates, as messages; a job that was begun has been promised its own already."""
+    budget, activity = asked.policy.max_update_bytes_per_day, asked.readings.activity
+    if budget is None:
+        return off("update_bytes", "[limits] max_update_bytes_per_day")
+    if activity.training or activity.resuming:
+        return settled("update_bytes", "the job has begun: its update has its bytes", ok=True)
+    spent, needed = asked.history.spent_of("update_bytes", asked.now.elapsed_s), activity.update_needs_bytes
+    ok = spent + needed <= budget
+    because = f"{spent:.0f} of {budget} bytes of updates sent in the last 24 hours"
+    remedy = "wait, or raise [limits] max_update_bytes_per_day, or the plan's max_bytes_per_day"
+    if not ok:
+        because += f", and an update has {needed:.0f} at least"
+    opens_s = None if ok else _affordable_s(asked, "update_bytes", lambda spent: spent + needed <= budget)
+    told: dict[str, Any] = {"value": spent, "threshold": float(budget), "unit": "B", "source": "history"}
+    return settled("update_bytes", because, ok=ok, remedy=remedy, opens_s=opens_s, **told)
 
 
 def energy(asked: Asked) -> Check:

@@ -69,6 +69,17 @@ def take_back(place: Workplace, job: Job, manifest: Manifest) -> TakenBack:
     return TakenBack(residual=folded, counters=counters)
 
 
+def body_room(place: Workplace, job: Job, manifest: Manifest, told: Result) -> int | None:
+    """Return how many bytes the body of an update that says `told` may have; None: no bound.
+
+    The counter is the next one: an update with another cannot come in between, as there is one job.
+    """
+    if job.max_update_bytes is None:
+        return None
+    update = _update(place.journal.counter("updates") + 1, manifest, told)
+    return job.max_update_bytes - _uplink(place.folder).overhead_bytes(update, job.max_update_bytes)
+
+
 def hand_over(place: Workplace, job: Job, manifest: Manifest, result: Result) -> TrainerExit:
     """Do PROTOCOL 5.2's one transaction: residual, personal layer, returned rows, outbox row, counter, job.
 

@@ -17,7 +17,7 @@ from fedclient.errors import PrivacyFloor, StorageDamaged
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
 from fedclient.trainer import checkpoints, judge, personal, statistics
-from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
+from fedclient.trainer.handover import Result, TakenBack, body_room, hand_over, take_back
 from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.pack import pack
 from fedclient.trainer.spent import Spent
@@ -98,13 +98,18 @@ class JobRun:
         log.info("trained epochs=%d", training.epoch)
         self._spent.add_head(training)
         back = take_back(self._place, job, manifest)
-        packed = pack(training, base, back.residual, self._arguments.min_per_class)
-        self._spent.measure()
-        return Result(
-            body=packed.body,
+        told = Result(
+            body=b"",
             examples=len(on.examples),
             epochs=training.epoch if training.epoch < manifest.plan.epochs else None,
             accuracy_percent=self._shared_accuracy(base_accuracy, on),
+        )
+        room = body_room(self._place, job, manifest, told)
+        packed = pack(training, base, back.residual, self._arguments.min_per_class, room)
+        self._spent.measure()
+        return replace(
+            told,
+            body=packed.body,
             left=TakenBack(residual=packed.residual, counters=back.counters),
             personal=personal.taken_from(model),
             sizes=packed.sizes,

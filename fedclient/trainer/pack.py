@@ -55,12 +55,11 @@ def pack(
 ) -> Packed:
     """Encode the trained weights less `base`, plus `residual`; all flat float32 [P].
 
-    The body has at most `max_bytes`.
-
     Personal layers and statistics are exactly zero in all of it, whatever the weights and `residual`
     have there.  The delta is clipped to the plan's norm bound before anything is added, and so is
     the sum: what is left over can then never be longer than the bound either.  The bound is for all of
-    the plan's epochs, and less by as many as the device had no time for.
+    the plan's epochs, and less by as many as the device had no time for.  The body has at most `max_bytes`:
+    what they have no room for stays in the residual.
     """
     model, plan = training.model, _for_its_epochs(training)
     trained = model.get_weights()

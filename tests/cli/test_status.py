@@ -284,6 +284,7 @@ def test_with_an_agent_its_own_word_counts(folder, capsys) -> None:
     assert report["paused"] == "the owner paused it for another 10 min"
     assert (report["closed_gates"], report["next_chance_s"]) == (["paused", "temperature"], None)
     spent = {"training_s": 90.0, "traffic_bytes": 2048.0, "energy_j": 1.5, "flash_bytes": 4096.0}
+    spent["update_bytes"] = 0.0
     assert report["spent_24h"] == spent
     text = capsys.readouterr().out
     assert re.search(r"^closed gates +paused, temperature$", text, re.MULTILINE)
@@ -301,11 +302,14 @@ def test_the_next_chance_is_there_where_it_is_known(folder, capsys) -> None:
 
 def test_every_budget_that_is_set_is_shown() -> None:
     policy = Policy(
-        daily_training_s=None, daily_traffic_mib=50.0, daily_energy_j=5000.0, daily_flash_mib=200.0
-    )
+        daily_training_s=None, daily_traffic_mib=50.0, daily_energy_j=5000.0, daily_flash_mib=200.0,
+        max_update_bytes_per_day=2000,
+    )  # fmt: skip
     spent = {"training_s": 90.0, "traffic_bytes": 3.0 * 2**20, "energy_j": 12.0, "flash_bytes": 2.0**20}
+    spent["update_bytes"] = 640.0
     assert list(module._spent(spent, policy)) == [
-        "90 s of training", "3 of 50 MiB of traffic", "12 of 5000 J of energy", "1 of 200 MiB written"
+        "90 s of training", "3 of 50 MiB of traffic", "12 of 5000 J of energy", "1 of 200 MiB written",
+        "640 of 2000 B of updates",
     ]  # fmt: skip
 
 

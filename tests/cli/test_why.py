@@ -182,7 +182,9 @@ def test_json_is_the_decision_and_what_the_device_does(why) -> None:
     assert (code, text.count("\n")) == (75, 1)
     assert (found["eligible"], found["at_s"], found["next_s"]) == (False, answers.now_s, None)
     assert (found["agent_running"], found["phase"], found["notes"]) == (True, "waiting", [])
-    assert found["spent"].keys() == {"training_s", "traffic_bytes", "energy_j", "flash_bytes"}
+    assert found["spent"].keys() == {
+        "training_s", "traffic_bytes", "energy_j", "flash_bytes", "update_bytes"
+    }  # fmt: skip
     (hot,) = (gate for gate in found["gates"] if not gate["ok"])
     assert (hot["name"], hot["value"], hot["unit"], hot["threshold"]) == ("temperature", 82.14, "°C", 75.0)
     assert (hot["source"], hot["since_s"]) == ("thermal_zone0/temp", answers.now_s)

@@ -13,15 +13,16 @@ import pytest
 
 from fedclient.client import conditions as module
 from fedclient.client.conditions import Conditions, DeviceClock, Doing, is_local
-from fedclient.config import Config
+from fedclient.config import Config, LimitSettings
 from fedclient.device import schedule
 from fedclient.device.database import open_database
+from fedclient.device.journal import Journal
 from fedclient.errors import ConfigError
 from fedclient.scheduler.history import DAY_S, ClockMark, Cost
 from fedclient.scheduler.policy import LONGEST_SLEEP_S
 from fedclient.scheduler.schedule import Policy
 from fedclient.testing.setup import EAGER
-from tests.client.harness import V1
+from tests.client.harness import PLAN, V1
 
 CAPTURES = Path(__file__).parents[2] / "hardware" / "boards"
 MARK = ClockMark(elapsed_s=5000.0, boot_id="old", boot_s=100.0, unix_s=1_000_000.0)
@@ -299,3 +300,24 @@ def test_a_time_zone_that_is_set_later_counts_at_once(conditions, monkeypatch) -
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_what_is_left_of_the_days_bytes_is_what_an_update_may_have(device, database, gateway) -> None:
+    config = replace(device.config, limits=LimitSettings(max_update_bytes=500, max_update_bytes_per_day=900))
+    conditions = Conditions(device.folder, config, database)
+    conditions.take_up()
+    manifest = gateway.publish(V1, plan=replace(PLAN, max_bytes_per_day=800))
+    Journal(database).save_manifest(manifest, keep=())
+    assert conditions.update_may_have(V1) == 500
+    conditions.decide(Doing(head=V1), 100.0)
+    conditions.update_goes(450)
+    assert conditions.update_may_have(V1) == 350
+    conditions.update_goes(100)
+    assert conditions.update_may_have(V1) == 250
+    closed = conditions.decide(Doing(head=V1), 200.0)
+    assert "update_bytes" in closed.closed
+    (gate,) = (one for one in closed.gates if one.name == "update_bytes")
+    assert gate.sentence.startswith("550 of 800 bytes")  # the plan's day is less than the owner's
+    assert gate.opens_s is not None
+    assert "update_bytes" not in conditions.decide(Doing(head=V1), gate.opens_s).closed
+    assert conditions.update_may_have(V1) == 500

@@ -212,3 +212,11 @@ def test_damage_is_reported_and_what_is_missing_fetched_again(
     else:
         assert fetch(heads, link, V1)
         heads.check(V1, keep=())
+
+
+def test_a_dense_plan_that_cannot_fit_is_refused(device, journal, gateway) -> None:
+    dense = replace(PLAN, codec=Codec(mode=CodecMode.DENSE_INT8))
+    manifest = gateway.publish(V1, plan=dense)
+    heads_of(device, journal).admit(manifest)
+    with pytest.raises(ConfigError, match="dense updates"):
+        heads_of(device, journal, limits=LimitSettings(max_update_bytes=210)).admit(manifest)

@@ -118,3 +118,25 @@ def test_a_damaged_update_is_given_up_counted_and_said(ledger, caplog) -> None:
     assert ledger.take_up()[1] == session.Restarted(None, None, None)
     assert ledger.journal.counter("damaged_updates") == 1
     assert "row 7" in caplog.text
+
+
+class Connected:
+    """As much of a link as the ledger asks."""
+
+    def __init__(self, *, connected: bool) -> None:
+        self.connected = connected
+
+    def update_bytes(self, envelope: bytes) -> int:
+        return len(envelope) + 100
+
+
+def test_an_update_is_counted_each_time_it_is_offered_and_before_it_goes(ledger) -> None:
+    put(ledger)
+    conditions = ledger._work.conditions
+    conditions.take_up()
+    for connected, spent in ((False, 0), (True, 106), (True, 212), (False, 212)):
+        step = (SENDING, session.Publish(7))
+        ledger.commit((SENDING, SENDING), step[1:], None, Connected(connected=connected))
+        assert conditions.spent()["update_bytes"] == spent
+        saved = Journal(ledger._database)._database.one("SELECT record FROM schedule")
+        assert spent == 0 or str(float(spent)) in saved[0]

@@ -31,7 +31,13 @@ SNAPSHOT = Snapshot(
     bytes_down=123_456_789_012,
     head_bytes=812,
     head_bytes_saved=16_001,
-    spent={"training_s": 61.5, "traffic_bytes": 900.0, "energy_j": 0.0, "flash_bytes": 2e6},
+    spent={
+        "training_s": 61.5,
+        "traffic_bytes": 900.0,
+        "energy_j": 0.0,
+        "flash_bytes": 2e6,
+        "update_bytes": 700.0,
+    },
     temp_c=48.3,
     battery_percent=71.0,
     power_w=4.25,
@@ -101,6 +107,7 @@ def test_all_figures_are_there() -> None:
     assert value(text, "head_bytes_saved_total") == 16_001
     assert value(text, "training_seconds_24h") == 61.5
     assert value(text, "flash_bytes_24h") == 2e6
+    assert value(text, "update_bytes_24h") == 700.0
     assert value(text, "temperature_celsius") == 48.3
     assert value(text, "battery_ratio") == 0.71
     assert value(text, "power_watts") == 4.25

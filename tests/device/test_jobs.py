@@ -121,3 +121,9 @@ def test_rule_5_6_a_lease_reads_strange_command_names(tmp_path) -> None:
     stat.write_text(f"7 (zombie) Z {rest}")
     assert Lease.of(7, tmp_path) is None
     assert Lease.of(8, tmp_path) is None
+
+
+def test_the_bytes_of_its_update_are_fixed_with_a_job(jobs) -> None:
+    assert jobs.new(V1, threads=1).max_update_bytes is None
+    assert jobs.new(V1, threads=1, max_update_bytes=300).max_update_bytes == 300
+    assert jobs.current().max_update_bytes == 300

@@ -269,6 +269,7 @@ def test_the_table_closes_each_gate_of_the_machine_somewhere() -> None:
     assert {gate.__name__ for gate in GATES} - MACHINE == {
         *("frequency", "disk", "new_samples", "distinct_samples", "own_gate"),
         *("paused", "window", "spacing", "pace", "training_time", "traffic", "energy", "flash", "dwell"),
+        "update_bytes",
     }
 
 

@@ -58,6 +58,7 @@ STRICT = Policy(
     daily_traffic_mib=1.0,
     daily_energy_j=10_000.0,
     daily_flash_mib=64.0,
+    max_update_bytes_per_day=10_000,
     gate="mine:gate",
 )
 # what remains when the owner switches off whatever can be
@@ -154,6 +155,7 @@ policies = st.builds(
     daily_flash_mib=maybe(2, 64),
     gate=st.sampled_from([None, "mine:gate"]),
     min_distinct_samples=st.integers(1, 50),
+    max_update_bytes_per_day=st.none() | st.integers(256, 100_000),
 )
 _costs = st.builds(
     Cost,
@@ -161,6 +163,7 @@ _costs = st.builds(
     traffic_bytes=st.floats(0, 1e6),
     energy_j=st.floats(0, 5000),
     flash_bytes=st.floats(0, 4e7),
+    update_bytes=st.floats(0, 1e5),
 )
 NOW_S = 200_000.0  # histories end here
 _times = st.none() | st.floats(0, NOW_S)

@@ -274,7 +274,7 @@ def test_the_trainer_does_not_stop_itself() -> None:
 def switched_off() -> Iterator[str]:
     yield from ("power", "supply", "throttling", "temperature", "frequency", "load", "pressure", "memory")
     yield from ("disk", "network", "metered", "session", "new_samples", "window", "spacing")
-    yield from ("training_time", "traffic", "energy", "flash", "own_gate")
+    yield from ("training_time", "traffic", "update_bytes", "energy", "flash", "own_gate")
 
 
 def test_a_gate_switched_off_is_open_without_a_reading_and_says_so() -> None:

@@ -123,6 +123,13 @@ def test_a_record_survives_and_is_json(history: History) -> None:
         )
 
 
+def test_a_record_of_before_updates_were_counted_is_read() -> None:
+    old = {**RECORD, "spent": [[3, 4.0, 5.0, 6.0, 7.0]]}
+    assert History.of_record(old).spent == (
+        Bucket(3, Cost(training_s=4.0, traffic_bytes=5.0, energy_j=6.0, flash_bytes=7.0)),
+    )
+
+
 RECORD = History(lost_s=1.0, spent=(Bucket(3, Cost(training_s=4.0)),)).as_record()
 
 

@@ -140,6 +140,7 @@ budgets = st.builds(
     daily_traffic_mib=st.none() | st.floats(0.1, 0.3),
     daily_energy_j=st.none() | st.floats(1, 3000),
     daily_flash_mib=st.none() | st.floats(2, 8),
+    max_update_bytes_per_day=st.none() | st.integers(600, 300_000),
     min_spacing_s=st.sampled_from([0.0, 100.0]),
     dwell_s=st.sampled_from([0.0, 50.0]),
     poll_s=st.sampled_from([60.0, 900.0]),
@@ -203,6 +204,7 @@ def test_no_budget_is_ever_exceeded(
         ("traffic_bytes", None if policy.daily_traffic_mib is None else policy.daily_traffic_mib * MIB),
         ("energy_j", policy.daily_energy_j),
         ("flash_bytes", None if policy.daily_flash_mib is None else policy.daily_flash_mib * MIB),
+        ("update_bytes", policy.max_update_bytes_per_day),
     ):
         if most is None:
             continue

@@ -186,6 +186,24 @@ def test_only_as_much_must_leave_as_is_too_much() -> None:
     assert gate(decision, "training_time").opens_s == 8 * HOUR_S + DAY_S  # 300 s are left then
 
 
+def test_the_bytes_of_updates_are_for_new_jobs() -> None:
+    policy, history = replace(Policy(), max_update_bytes_per_day=1000), spent(update_bytes=744.0)
+    assert ask(GOOD, policy, history, AT_S).eligible
+    needy = but(activity={"update_needs_bytes": 257.0})
+    closed = ask(needy, policy, history, AT_S)
+    assert closed.closed == ("update_bytes",)
+    found = gate(closed, "update_bytes")
+    assert found.sentence == (
+        "744 of 1000 bytes of updates sent in the last 24 hours, and an update has 257 at least"
+    )
+    assert (found.opens_s, found.value, found.threshold) == (LEAVES_S, 744.0, 1000.0)
+    assert "[limits] max_update_bytes_per_day" in found.remedy
+    for begun in ({"training": True}, {"resuming": True}):  # such a job was promised its bytes at its start
+        assert ask(but(needy, activity=begun), policy, history, AT_S).eligible
+    never = ask(but(activity={"update_needs_bytes": 1001.0}), policy, History(), AT_S)
+    assert (never.closed, gate(never, "update_bytes").opens_s) == (("update_bytes",), None)
+
+
 def test_an_energy_budget_without_a_rail_or_an_estimate_cannot_be_kept() -> None:
     policy = Policy(daily_energy_j=1000.0)
     blind = but(power_w=None)

@@ -7,10 +7,12 @@ import pytest
 
 from fedclient.device.jobs import TrainerExit
 from fedclient.device.residual import ResidualKey
-from fedclient.trainer.handover import Result, TakenBack, hand_over, take_back
+from fedclient.trainer.handover import Result, TakenBack, body_room, hand_over, take_back
 from fedclient.trainer.workplace import Superseded, Workplace
-from fedclient.values import HeadVersion
-from tests.trainer.setup import CLASSES, FEATURES, Bench
+from fedclient.transport.base import publish_wire_bytes
+from fedclient.values import HeadVersion, MessageType, Update
+from fedclient.wire.topics import Topics
+from tests.trainer.setup import CLASSES, FEATURES, FEDERATION, Bench
 
 V1 = HeadVersion(1, 1)
 SIZE = (FEATURES + 1) * CLASSES
@@ -62,3 +64,25 @@ def test_rule_8_purged_samples_hand_nothing_over(device) -> None:
     device.store.purge()
     assert hand_over(place, job, manifest, Result(body=b"body", examples=9)) == TrainerExit.STOPPED
     assert device.tables() == before
+
+
+@pytest.mark.parametrize("bound", [256, 300, 2000, 16_600, 20_000])
+@pytest.mark.parametrize("told", [{}, {"epochs": 1, "accuracy_percent": 91}])
+def test_the_body_has_what_the_envelope_leaves(device, bound, told) -> None:
+    manifest = device.publish(V1)
+    device.jobs.new(V1, threads=1, max_update_bytes=bound)
+    place = Workplace(device.arguments(device.jobs.current()))
+    result = Result(body=b"", examples=60, **told)
+    room = body_room(place, device.jobs.current(), manifest, result)
+    update = Update(
+        counter=1, head_version=V1, bucket=5, accuracy_percent=told.get("accuracy_percent"),
+        body=bytes(room), epochs=told.get("epochs"),
+    )  # fmt: skip
+    envelope = device.uplink().update(update, manifest.base)
+    topic = Topics(FEDERATION).up(device.key.device_id, MessageType.UPDATE)
+    assert bound - 1 <= publish_wire_bytes(topic, len(envelope), qos=1) <= bound
+
+
+def test_without_a_bound_a_body_has_none(device) -> None:
+    place, job, manifest = begin(device)
+    assert body_room(place, job, manifest, Result(body=b"", examples=60)) is None

@@ -16,13 +16,13 @@ from fedclient import codec
 from fedclient.device.jobs import Jobs, Lease, TrainerExit
 from fedclient.device.outbox import Row
 from fedclient.device.residual import ResidualKey
-from fedclient.errors import DataError, ModelError, PrivacyFloor, StorageDamaged
+from fedclient.errors import CodecError, DataError, ModelError, PrivacyFloor, StorageDamaged
 from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.samples.store import SampleStore, features_path
 from fedclient.session import Outcome
 from fedclient.trainer.job import JobRun
 from fedclient.uplink import envelope_hash
-from fedclient.values import Codec, CodecMode, HeadVersion, Schedule
+from fedclient.values import Codec, CodecMode, HeadVersion, Schedule, Update
 from tests.runtime.models import Foreign, build
 from tests.trainer.setup import FEATURES, PLAN, Bench, bench, copy, result, samples
 
@@ -610,3 +610,35 @@ def test_rule_4_1_the_envelope_is_stored_with_its_hash(device) -> None:
     assert isinstance(row, Row)
     assert device.outbox.hash_of(1) == envelope_hash(row.envelope)
     assert Jobs(device.database).lease() is None
+
+
+@pytest.mark.parametrize("mode", [CodecMode.FITTED, CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN], ids=str)
+def test_a_bound_is_kept_to_the_byte_and_a_resumed_job_keeps_it_too(device, tmp_path, mode) -> None:
+    plan = replace(PLAN, codec=Codec(mode=mode, density=1.0), max_update_bytes=256)
+    device.publish(V1, plan)
+    overhead = device.uplink().overhead_bytes(device_update(), 20)
+    device.jobs.new(V1, threads=1, max_update_bytes=overhead + 15)
+    whole = copy(device, tmp_path / "whole")
+    assert run(whole) == TrainerExit.DONE
+    assert run(device, Stop(5)) == TrainerExit.STOPPED
+    assert run(device) == TrainerExit.DONE
+    assert result(device) == result(whole)
+    row = device.outbox.unsettled()
+    assert len(row.body) <= 15
+    assert len(row.body) >= 13 or mode is CodecMode.TOPK_SIGN  # the signs of all take 5
+    sent = codec.decode(row.body, device.journal.manifest(V1).tensors, plan.codec)
+    assert device.opened(row).body == row.body
+    assert device.stored_residual(device.journal.manifest(V1)).any()
+    assert sent.norm() <= plan.norm_bound
+    whole.close()
+
+
+def device_update() -> Update:
+    return Update(counter=1, head_version=V1, bucket=5, accuracy_percent=None, body=b"")
+
+
+def test_a_bound_that_nothing_fits_is_said_in_a_line(device) -> None:
+    device.publish(V1)
+    device.jobs.new(V1, threads=1, max_update_bytes=150)
+    with pytest.raises(CodecError, match=r"an update's body may have -?\d+ bytes, and takes at least \d+"):
+        run(device)
