@@ -98,20 +98,20 @@ def changed(rng: np.random.Generator, case: Case, other: bytes) -> Case:
     data = bytearray(case.body)
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(len(data) + 1))
-        kind = rng.integers(6)
-        if kind == 0:
-            for bit in rng.integers(0, 8 * len(data) or 1, rng.integers(1, 9)).tolist():
-                if data:
-                    data[bit // 8] ^= 0x80 >> bit % 8
-        elif kind == 1:
-            del data[at:]
-        elif kind == 2:
-            data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        kind = rng.integers(8)
+        if kind < 3 and data:  # anywhere, in the counts, in what stands for the values
+            low, high = [(0, 8 * len(data)), (0, 32), (8 * len(data) - 48, 8 * len(data))][kind]
+            for bit in rng.integers(max(0, low), min(high, 8 * len(data)), rng.integers(1, 9)).tolist():
+                data[bit // 8] ^= 0x80 >> bit % 8
         elif kind == 3:
-            del data[at : at + int(rng.integers(1, 9))]
+            del data[at:]
         elif kind == 4:
+            data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        elif kind == 5:
+            del data[at : at + int(rng.integers(1, 9))]
+        elif kind == 6:
             data[at:] = other[min(at, len(other)) :]
-        else:  # one bit more or less, so all behind it is read as something else
+        else:  # a bit more, so all behind it is read as something else
             number = int.from_bytes(data[at:], "big") >> 1
             data[at:] = number.to_bytes(len(data) - at, "big")
     return Case(head=case.head, codec=case.codec, body=bytes(data))

@@ -14,6 +14,7 @@ from fedclient.values import CodecMode
 from tests.codec.strangers import HEADS, Case, strangers
 
 SMALL = tuple(head for head in HEADS if head != "largest")
+TINY = np.finfo(np.float32).tiny
 FOR_A_HEAD = 512 * 1024  # bytes: the segments of a head, and what Python keeps
 FOR_A_BYTE = 100  # of the body
 FOR_AN_ELEMENT = 64  # that the plan allows
@@ -45,7 +46,8 @@ def check(case: Case) -> bool:
     assert np.unique(decoded.indices).size == decoded.indices.size
     size = sum(tensor.size for tensor in case.tensors)
     assert not decoded.indices.size or 0 <= decoded.indices.min() <= decoded.indices.max() < size
-    assert decoded.values.all() or case.codec.mode is CodecMode.EXACT
+    least = np.abs(decoded.values).min(initial=np.inf)
+    assert least >= TINY or case.codec.mode is CodecMode.EXACT
     return True
 
 
@@ -58,10 +60,10 @@ def sweep(cases) -> Counter[bool]:
 
 
 def test_a_sample_of_strangers():
-    found = sweep(itertools.islice(strangers(1, SMALL), 700))
+    found = sweep(itertools.islice(strangers(1, SMALL), 1800))
     print(f"{found[True]} of {found.total()} are valid")
-    assert found[True] > 50  # the other bodies of valid ones, and these
-    assert found[False] > 300
+    assert found[True] > 150  # the other bodies of valid ones, and these
+    assert found[False] > 1000
 
 
 def test_a_long_sweep_of_strangers(thorough):
