@@ -530,6 +530,15 @@ def test_rule_5_6_a_child_whose_agent_was_killed_is_gone_and_has_written_nothing
         agent.stdout.close()
 
 
+def test_what_a_killed_child_has_left_makes_room_for_the_next_one(device, gateway) -> None:
+    left = device.folder.blobs / f".{blob_name(b'h' * 32)}.0123456789ab.tmp"
+    left.write_bytes(b"half a head")
+    assembly, manifest = Assembly(device.folder, TrainerSettings()), publish(gateway, V1)
+    assembly.begin = lambda *_: SimpleNamespace(pid=0)
+    assembly.start(manifest, whole(manifest), 0.0)
+    assert not left.exists()
+
+
 def test_a_child_takes_no_more_memory_than_the_owner_allows(device, gateway) -> None:
     manifest = publish(gateway, V1)
     seen = []
