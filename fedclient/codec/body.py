@@ -9,7 +9,8 @@ Positions index the flat vector: tensors in the order given (UTF-8 name order), 
 What a decoder insists on is said where each part is read; nothing is missing and nothing is left over.
 
 Memory is for at most the plan's k elements, whatever a body declares, and beyond that follows the bytes
-that are there: half of a group's elements or fewer need at least a bit each.
+that are there: half of a group's elements or fewer need at least a bit each.  In all it is at most 512 KiB, and
+100 bytes for each of the body's and 64 for each of the k elements (`tests/codec/test_strangers.py`).
 """
 
 from __future__ import annotations
