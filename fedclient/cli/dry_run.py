@@ -24,6 +24,7 @@ from fedclient.limits import (
     MAX_EPOCHS,
     MOMENTA,
     PENALTIES,
+    UPDATE_BYTES,
 )
 from fedclient.scheduler.check import Now
 from fedclient.scheduler.history import History
@@ -31,7 +32,7 @@ from fedclient.scheduler.policy import Decision, decide
 from fedclient.scheduler.probe import Probe
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.readings import Activity, Readings, SampleCounts
-from fedclient.values import PLAN_CODECS, Plan, Schedule
+from fedclient.values import PLAN_CODECS, Codec, CodecMode, Plan, Schedule
 
 _CODECS = tuple(mode.name.lower() for mode in PLAN_CODECS)  # as in a plan file
 _SCHEDULES = tuple(schedule.name.lower() for schedule in Schedule)
@@ -56,11 +57,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--codec",
         type=lambda text: text.replace("-", "_"),  # options have hyphens elsewhere: both are understood
         choices=_CODECS,
-        default=_CODECS[0],
-        help="how the update shrinks",
+        help="how the update shrinks (topk_int8; with --max-bytes fitted)",
     )
     parser.add_argument(
-        "--density", type=float, default=0.01, metavar="F", help="share of elements sent (0.01)"
+        "--density", type=float, metavar="F", help="share of elements sent (0.01; fitted: at most, 1)"
+    )
+    parser.add_argument(
+        "--max-bytes", type=int, metavar="N", help="of the whole message: the best update that fits"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -96,6 +99,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decide as the agent would, train in a child as the agent does, and report."""
+    _settle_codec(args)
     _check(args)
     profile = boards.here()
     readings = Probe(Path.cwd(), profile=profile).read(
@@ -118,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": result["seconds"],
         "trainer_peak_pss_mib": result["peak_pss_mib"],
         "bytes": result["bytes"],
+        "rates": result["rates"],
         **_times(result, len(epochs)),
         "standardised": result["standardised"],
     }
@@ -142,6 +147,17 @@ def _times(result: dict[str, Any], epochs: int) -> dict[str, float | None]:
     }
 
 
+def _settle_codec(args: argparse.Namespace) -> None:
+    """Fill in what depends on whether bytes are given, as a plan file does."""
+    fitted = CodecMode.FITTED.name.lower()
+    if args.codec is None:
+        args.codec = _CODECS[0] if args.max_bytes is None else fitted
+    if args.density is None:
+        args.density = 1.0 if args.codec == fitted else Codec().density
+    if args.codec == fitted and args.max_bytes is None:
+        raise UsageError("--codec fitted needs --max-bytes: they decide how much is sent")
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be trained with, before anything is loaded."""
     bounds = {
@@ -153,6 +169,7 @@ def _check(args: argparse.Namespace) -> None:
         "--mu": (args.mu, *PENALTIES),
         "--budget-s": (args.budget_s, 0.0, MAX_BUDGET_S),
         "--density": (args.density, *DENSITIES),
+        "--max-bytes": (UPDATE_BYTES[0] if args.max_bytes is None else args.max_bytes, *UPDATE_BYTES),
         "--seed": (args.seed, 0, 2**62),
     }
     for name, (value, low, high) in bounds.items():
@@ -191,6 +208,7 @@ def _train(args: argparse.Namespace, profile: Profile) -> Any:
         "seed": args.seed,
         "codec": args.codec,
         "density": args.density,
+        "max_bytes": args.max_bytes,
         "min_per_class": PrivacySettings().min_per_class,
         "feature_batch": profile.feature_batch,
         **{key: value for key, value in settings.items() if key in _TRAINER_KEYS},
@@ -261,3 +279,8 @@ def _print(report: dict[str, Any], decision: Decision) -> None:
     print(f"peak memory     {report['trainer_peak_pss_mib']:.1f} MiB (PSS of the trainer)")
     sizes = report["bytes"]
     print("update          " + "   ".join(f"{name} {size:,} B" for name, size in sizes.items()))
+    print("what bytes buy  elements    bits       message   error left (NMSE)")
+    for one in report["rates"]:
+        share, bits = f"{100 * one['density']:.3g} %", "signs" if one["bits"] == 1 else one["bits"]
+        mark = "   <- this update" if one["picked"] else ""
+        print(f"{share:>24}   {bits:>5}   {one['message_bytes']:>9,} B   {one['nmse']:.4f}{mark}")

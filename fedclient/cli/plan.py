@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from fedclient import tomlfile
 from fedclient.errors import ConfigError, WireError
-from fedclient.values import PLAN_CODECS, Codec, Plan, Schedule
+from fedclient.values import PLAN_CODECS, Codec, CodecMode, Plan, Schedule
 from fedclient.wire import messages
 
 Choice = TypeVar("Choice", bound=IntEnum)
@@ -27,11 +27,13 @@ def read_plan(path: Path) -> Plan:
     """Read a plan; a key left out has its default.  Raises ConfigError, naming the key that is wrong."""
     found = tomlfile.read(path).values
     _check_known(path, found, {item.name for item in fields(Plan)})
-    codec = found.pop("codec", {})
+    codec = found.pop("codec", _usual_codec(found))
     if not isinstance(codec, dict):
         raise ConfigError(f"{path}: codec is a section: write [codec] and its keys mode, density and bits")
     _check_known(path, codec, {item.name for item in fields(Codec)})
     mode = _choice(path, "codec mode", codec.pop("mode", Codec().mode.name), PLAN_CODECS)
+    if mode is CodecMode.FITTED:
+        codec.setdefault("density", 1.0)  # the bytes alone decide
     schedule = _choice(path, "schedule", found.pop("schedule", Plan().schedule.name), tuple(Schedule))
     for section, usual in ((found, Plan()), (codec, Codec())):
         for key, value in section.items():
@@ -41,6 +43,11 @@ def read_plan(path: Path) -> Plan:
         return messages.decode_plan(messages.encode_plan(plan))  # as strict as a device will be
     except WireError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _usual_codec(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plan without [codec] means: who names bytes leaves the rest to them."""
+    return {"mode": CodecMode.FITTED.name} if found.get("max_update_bytes") else {}
 
 
 def _check_known(path: Path, found: dict[str, Any], names: set[str]) -> None:

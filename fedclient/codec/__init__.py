@@ -10,15 +10,19 @@ from __future__ import annotations
 from fedclient.codec.body import Decoded, Encoded, decode, encode
 from fedclient.codec.exact import positions as statistics_of
 from fedclient.codec.grid import delta_blob, head_after, head_blob, head_from
+from fedclient.codec.rates import Rate, rate_of, rates
 
 __all__ = [
     "Decoded",
     "Encoded",
+    "Rate",
     "decode",
     "delta_blob",
     "encode",
     "head_after",
     "head_blob",
     "head_from",
+    "rate_of",
+    "rates",
     "statistics_of",
 ]

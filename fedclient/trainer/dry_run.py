@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fedclient import runtime
+from fedclient import codec, runtime
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device.jobs import TrainerExit
 from fedclient.errors import DataError
@@ -23,14 +23,14 @@ from fedclient.runtime import TrainableModel
 from fedclient.samples.array import as_array
 from fedclient.samples.importer import Dataset, load
 from fedclient.samples.store import Sample
-from fedclient.trainer.pack import pack
+from fedclient.trainer.pack import Packed, pack
 from fedclient.trainer.spent import Spent
 from fedclient.training.dataset import Features, Prepared, class_number, prepare
 from fedclient.training.loop import EpochReport, Examples, HeadTraining
 from fedclient.training.schedule import hyper_parameters
 from fedclient.training.statistics import has_statistics, with_statistics
 from fedclient.uplink import DeviceUplink
-from fedclient.values import NO_HEAD, Base, Codec, CodecMode, Plan, Schedule, Update
+from fedclient.values import NO_HEAD, Base, Codec, CodecMode, Plan, Schedule, TensorSpec, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class DryRunArguments:
     seed: int
     codec: str
     density: float
+    max_bytes: int | None  # of the update as a message; None: no bound
     min_per_class: int
     threads: int
     nice: int
@@ -81,7 +82,9 @@ def run(arguments: DryRunArguments) -> int:
         _say({"epoch": report.as_dict()})
 
     work.run(lambda: False, on_epoch)
-    packed = pack(work, base, np.zeros_like(base), arguments.min_per_class)
+    parcel = _Parcel(len(training))
+    room = parcel.room(arguments.max_bytes)
+    packed = pack(work, base, np.zeros_like(base), arguments.min_per_class, room)
     spent.measure()
     spent.add_head(work)
     result = {
@@ -90,7 +93,8 @@ def run(arguments: DryRunArguments) -> int:
         "distinct": prepared.distinct,
         "standardised": has_statistics(model.tensors),
         **spent.as_dict(),
-        "bytes": {**packed.sizes, "sealed": _sealed_bytes(packed.body, len(training))},
+        "bytes": {**packed.sizes, **parcel.sizes(packed.body)},
+        "rates": parcel.rates(packed, model.tensors),
         "suppressed_classes": list(packed.suppressed_classes),
     }
     _say({"result": result})
@@ -103,6 +107,7 @@ def _plan(arguments: DryRunArguments) -> Plan:
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         codec=Codec(mode=CodecMode[arguments.codec.upper()], density=arguments.density),
+        max_update_bytes=arguments.max_bytes or 0,
         momentum=Plan().momentum if arguments.momentum is None else arguments.momentum,
         l2=arguments.l2,
         mu=arguments.mu,
@@ -159,16 +164,49 @@ def _split(examples: Examples, arguments: DryRunArguments) -> tuple[Examples, Ex
     return train, holdout
 
 
-def _sealed_bytes(body: bytes, samples: int) -> int:
-    """Size of the real envelope, signed and sealed with keys that are thrown away."""
-    nothing = hashlib.sha256(b"").digest()
-    uplink = DeviceUplink(
-        federation="dry-run", key=SigningKey.generate(), gateway_sealing_key=SealingKey.generate().public
-    )
-    update = Update(
-        counter=1, head_version=NO_HEAD, bucket=samples.bit_length() - 1, accuracy_percent=None, body=body
-    )
-    return len(uplink.update(update, Base(head_version=NO_HEAD, head_hash=nothing, plan_hash=nothing)))
+class _Parcel:
+    """The real envelope, signed and sealed with keys that are thrown away."""
+
+    def __init__(self, samples: int) -> None:
+        self._uplink = DeviceUplink(
+            federation="dry-run",
+            key=SigningKey.generate(),
+            gateway_sealing_key=SealingKey.generate().public,
+        )
+        self._update = Update(
+            counter=1, head_version=NO_HEAD, bucket=samples.bit_length() - 1, accuracy_percent=None, body=b""
+        )
+
+    def room(self, max_bytes: int | None) -> int | None:
+        """Return what a message of so many bytes leaves for the body."""
+        return None if max_bytes is None else max_bytes - self._uplink.overhead_bytes(self._update, max_bytes)
+
+    def sizes(self, body: bytes) -> dict[str, int]:
+        """Return the bytes that are published, and those of the whole MQTT message."""
+        nothing = hashlib.sha256(b"").digest()
+        base = Base(head_version=NO_HEAD, head_hash=nothing, plan_hash=nothing)
+        sealed = len(self._uplink.update(replace(self._update, body=body), base))
+        return {"sealed": sealed, "message": self._message(len(body))}
+
+    def rates(self, packed: Packed, tensors: tuple[TensorSpec, ...]) -> list[dict[str, object]]:
+        """Return what other choices would come to for the same delta, and the one that was made."""
+        picked = codec.rate_of(packed.delta, packed.encoded)
+        same = (picked.body_bytes, picked.nmse)
+        others = [one for one in codec.rates(packed.delta, tensors) if (one.body_bytes, one.nmse) != same]
+        rows = sorted([*others, picked], key=lambda one: one.body_bytes)
+        return [
+            {
+                "density": one.density,
+                "bits": one.bits,
+                "message_bytes": self._message(one.body_bytes),
+                "nmse": one.nmse,
+                "picked": one is picked,
+            }
+            for one in rows
+        ]
+
+    def _message(self, body_bytes: int) -> int:
+        return body_bytes + self._uplink.overhead_bytes(self._update, body_bytes)
 
 
 def _say(line: dict[str, object]) -> None:

@@ -25,6 +25,8 @@ class Packed:
 
     body: bytes
     residual: NDArray[np.float32]
+    delta: NDArray[np.float32]  # that was encoded, and all that went into it
+    encoded: codec.Encoded
     suppressed_classes: tuple[int, ...]
     sizes: dict[str, int]
 
@@ -78,6 +80,8 @@ def pack(
     encoded = _encode_within(wanted, model.tensors, plan, bounds)
     return Packed(
         body=encoded.body,
+        delta=wanted,
+        encoded=encoded,
         residual=clip(wanted - encoded.decoded, plan.norm_bound),
         suppressed_classes=tuple(np.flatnonzero(withheld).tolist()),
         sizes={

@@ -89,13 +89,14 @@ def save(folder: Path, x: np.ndarray, y: object) -> Path:
 def test_the_json_has_exactly_the_keys_that_others_rely_on(report) -> None:
     found = report("--epochs", 3, "--learning-rate", 0.3)
     assert list(found) == [
-        "decision", "samples", "epochs", "seconds", "trainer_peak_pss_mib", "bytes", "backbone_seconds",
+        "decision", "samples", "epochs", "seconds", "trainer_peak_pss_mib", "bytes", "rates",
+        "backbone_seconds",
         "head_seconds", "backbone_seconds_per_sample", "head_seconds_per_sample", "standardised",
     ]  # fmt: skip
     assert list(found["decision"]) == ["eligible", "at_s", "next_s", "gates"]
     keys = ["loss", "accuracy", "holdout_accuracy", "worst_recall", "holdout_worst_recall"]
     assert [list(epoch) for epoch in found["epochs"]] == [keys] * 3
-    assert list(found["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed"]
+    assert list(found["bytes"]) == ["fp32", "sparsified", "quantized", "encoded", "sealed", "message"]
     assert found["samples"] == ROWS
     assert found["bytes"]["fp32"] == 4 * (FEATURES + 1) * CLASSES
     assert 0 < found["seconds"] < 60
@@ -136,11 +137,16 @@ def test_what_a_plan_may_ask_reaches_the_trainer(run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         subprocess, "Popen", lambda command, **_: asked.append(json.loads(command[-1])) or sys.exit(9)
     )
-    names = ("momentum", "l2", "mu", "schedule", "balanced", "budget_s")
+    names = ("momentum", "l2", "mu", "schedule", "balanced", "budget_s", "codec", "density", "max_bytes")
     given = ("--momentum", 0.2, "--l2", 0.5, "--mu", 5, "--schedule", "cosine", "--balanced", "--budget-s", 9)
+    given += ("--max-bytes", 300)
     for words, wanted in (
-        ((), (None, 0.0, 0.0, "constant", False, 0.0)),
-        (given, (0.2, 0.5, 5.0, "cosine", True, 9.0)),
+        ((), (None, 0.0, 0.0, "constant", False, 0.0, "topk_int8", 0.01, None)),
+        (given, (0.2, 0.5, 5.0, "cosine", True, 9.0, "fitted", 1.0, 300)),
+        (
+            ("--codec", "topk-sign", "--max-bytes", 256),
+            (*[None, 0.0, 0.0, "constant", False, 0.0], "topk_sign", 0.01, 256),
+        ),
     ):
         assert run(*words)[0] == 9
         assert tuple(asked[-1][name] for name in names) == wanted
@@ -238,7 +244,20 @@ def test_the_text_says_it_all(run) -> None:
     assert sum(line.strip().startswith("epoch") for line in lines) == 2
     assert f"samples         {ROWS}" in lines
     assert [line.split()[0] for line in lines if "ms a sample" in line] == ["head"]  # it has no backbone
-    assert {"fp32", "sparsified", "quantized", "encoded", "sealed"} <= set(lines[-1].split())
+    (update,) = (line for line in lines if line.startswith("update"))
+    assert {"fp32", "sparsified", "quantized", "encoded", "sealed", "message"} <= set(update.split())
+    table = lines[lines.index(update) + 2 :]
+    assert 5 <= len(table) <= 10  # what comes to the same as this update is not said twice
+    (picked,) = (line for line in table if line.endswith("<- this update"))
+    assert picked.split("%")[1].split()[1] in update.split("message")[1]
+
+
+def test_bytes_pick_an_update_and_what_cannot_be_is_a_line(run, report, no_trainer) -> None:
+    for words, said in (
+        (("--codec", "fitted"), "--codec fitted needs --max-bytes: they decide how much is sent"),
+        (("--max-bytes", 255), "--max-bytes is 255: choose 256 to 4194304"),
+    ):
+        assert run(*words)[0::2] == (2, f"fedclient: {said}\n")
 
 
 # --- data ---------------------------------------------------------------------------------------------

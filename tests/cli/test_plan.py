@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -24,6 +24,8 @@ schedule = "cosine"
 balanced = true
 budget_s = 60
 statistics = true
+max_update_bytes = 512
+max_bytes_per_day = 4096
 [codec]
 mode = "topk_sign"
 density = 0.05
@@ -41,7 +43,8 @@ def test_every_field_of_a_plan_is_a_key(tmp_path) -> None:
     assert plan == Plan(
         epochs=2, batch_size=32, learning_rate=1.0, norm_bound=4.5, max_examples=500, max_staleness=2,
         momentum=0.5, l2=0.001, mu=1.0, schedule=Schedule.COSINE, balanced=True, budget_s=60.0,
-        statistics=True, codec=Codec(mode=CodecMode.TOPK_SIGN, density=0.05),
+        statistics=True, max_update_bytes=512, max_bytes_per_day=4096,
+        codec=Codec(mode=CodecMode.TOPK_SIGN, density=0.05),
     )  # fmt: skip
     assert not [item.name for item in fields(Plan) if getattr(plan, item.name) == getattr(Plan(), item.name)]
 
@@ -56,6 +59,16 @@ def test_what_is_left_out_has_its_default(tmp_path) -> None:
 def test_values_of_fewer_bits(tmp_path) -> None:
     assert read_plan(write(tmp_path, "[codec]\nbits = 4")).codec == Codec(bits=4)
     assert read_plan(write(tmp_path, "[codec]\nbits = 8")).codec == Codec()
+
+
+def test_bytes_alone_mean_the_best_that_fits(tmp_path) -> None:
+    fitted = Codec(mode=CodecMode.FITTED, density=1.0)
+    assert read_plan(write(tmp_path, "max_update_bytes = 400")) == Plan(max_update_bytes=400, codec=fitted)
+    named = "max_update_bytes = 400\n[codec]\nmode = 'fitted'"
+    assert read_plan(write(tmp_path, named)).codec == fitted
+    assert read_plan(write(tmp_path, f"{named}\ndensity = 0.25")).codec == replace(fitted, density=0.25)
+    kept = read_plan(write(tmp_path, "max_update_bytes = 400\n[codec]\ndensity = 0.02"))
+    assert kept == Plan(max_update_bytes=400, codec=Codec(density=0.02))
 
 
 def test_a_hyphen_will_do(tmp_path) -> None:
@@ -99,6 +112,12 @@ def test_a_hyphen_will_do(tmp_path) -> None:
             "[codec]\nmode = 'topk_sign'\nbits = 4",
             "bits = 4, which is the default, or its codec mode has signs",
         ),
+        ("[codec]\nmode = 'fitted'", "gives none: it needs max_update_bytes"),
+        ("max_update_bytes = 255", "max_update_bytes is 255"),
+        ("max_update_bytes = -1", "max_update_bytes is -1"),
+        ("max_update_bytes = 'few'", "max_update_bytes is few, expected a whole number"),
+        ("max_bytes_per_day = 12", "max_bytes_per_day is 12"),
+        ("max_update_bytes = 400\n[codec]\nmode = 'fitted'\nbits = 4", "bits = 4"),
         ("[codec]\ndensity = 'all'", "density is all, expected a number"),
     ],
 )

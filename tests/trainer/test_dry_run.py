@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedclient.errors import DataError, ModelError
+from fedclient.errors import CodecError, DataError, ModelError
 from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.runtime import TrainableModel
 from fedclient.trainer.dry_run import DryRunArguments, run
@@ -28,6 +28,7 @@ def arguments(tmp_path) -> DryRunArguments:
     return DryRunArguments(
         parent=os.getppid(), model=str(tmp_path / "model.tflite"), data=str(tmp_path / "data.npz"),
         epochs=3, batch_size=8, learning_rate=0.3, holdout=0.2, seed=1, codec="topk_int8", density=0.3,
+        max_bytes=None,
         momentum=None, l2=0.0, mu=0.0, schedule="constant", balanced=False, budget_s=0.0,
         min_per_class=1, threads=1, nice=0, idle=False, memory_mib=None, feature_batch=None,
     )  # fmt: skip
@@ -55,6 +56,45 @@ def test_each_epoch_and_the_result_are_told(arguments, capsys) -> None:
     assert (result["backbone_samples"], result["backbone_seconds"]) == (0, 0)  # it has none
     assert result["head_seconds"] == sum(line["epoch"]["seconds"] for line in epochs)
     assert not result["standardised"]
+    assert sizes["message"] - sizes["sealed"] == 3 + 2 + len("fl/v1/dry-run/up/1234567890123456/update") + 2
+    assert [one["message_bytes"] for one in result["rates"] if one["picked"]] == [sizes["message"]]
+
+
+@pytest.mark.parametrize("max_bytes", [256, 300])
+@pytest.mark.parametrize("codec", ["fitted", "topk_int8", "topk_sign"])
+def test_a_bound_on_bytes_is_kept_and_the_table_says_what_it_picked(
+    arguments, capsys, tmp_path, codec, max_bytes
+) -> None:
+    x, y = samples(100)
+    wide = np.concatenate([np.array(x, np.float32), np.random.default_rng(1).normal(size=(100, 400))], axis=1)
+    np.savez(tmp_path / "data.npz", x=wide.astype(np.float32), y=np.array(y))
+    model = write_head(FEATURES + 400, CLASSES)
+    run(written(arguments, model, codec=codec, density=1.0, max_bytes=max_bytes, epochs=1))
+    result = lines(capsys)[-1]["result"]
+    assert 0.97 * max_bytes <= result["bytes"]["message"] <= max_bytes
+    (picked,) = (one for one in result["rates"] if one["picked"])
+    assert picked["message_bytes"] == result["bytes"]["message"]
+    if codec == "fitted":
+        fits = [one["nmse"] for one in result["rates"] if one["message_bytes"] <= max_bytes]
+        assert picked["nmse"] <= 1.01 * min(fits)
+    sizes = [one["message_bytes"] for one in result["rates"]]
+    assert sizes == sorted(sizes)
+
+
+def test_what_cannot_fit_is_said_in_a_line(arguments) -> None:
+    with pytest.raises(CodecError, match=r"may have \d+ bytes, and takes at least \d+$"):
+        run(
+            written(
+                arguments, write_head(400, CLASSES), codec="dense_int8", max_bytes=256, data=wide(arguments)
+            )
+        )
+
+
+def wide(arguments: DryRunArguments) -> str:
+    path = Path(arguments.data).with_name("wide.npz")
+    rng = np.random.default_rng(1)
+    np.savez(path, x=rng.normal(size=(100, 400)).astype(np.float32), y=np.arange(100) % CLASSES)
+    return str(path)
 
 
 @pytest.mark.parametrize("codec", ["topk_int8", "topk_sign", "dense_int8"])
@@ -166,7 +206,9 @@ def test_features_are_those_of_a_job_on_the_same_samples(arguments, tmp_path, ca
     run(written(arguments, device.model, holdout=0.0))
     *epochs, last = lines(capsys)
     assert [line["epoch"]["loss"] for line in epochs] == [epoch["loss"] for epoch in report["epochs"]]
-    assert {**last["result"]["bytes"], "sealed": 0} == {**report["bytes"], "sealed": 0}
+    sizes = last["result"]["bytes"]
+    del sizes["message"]  # of a topic that a job has no need of
+    assert {**sizes, "sealed": 0} == {**report["bytes"], "sealed": 0}
     device.close()
 
 
