@@ -38,7 +38,8 @@ from fedclient.training.loop import Examples
 from fedclient.values import Codec, CodecMode, Plan, parameters
 
 BUDGETS: Final = (200, 300, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
-FOLDS: Final = 3
+ENOUGH: Final = {"wisdm": 500}  # for all of its elements: with more it sends the same
+FOLDS: Final = 2
 FP32: Final = "fp32 FedAvg"
 DEFAULT: Final = "default plan"
 
@@ -54,7 +55,7 @@ class Task:
 
 TASKS: Final = {
     "wisdm": Task(plan=Plan(momentum=0.0), rounds=40, privacy=PrivacySettings()),
-    "omniglot": Task(plan=omniglot.PLAN, rounds=60, privacy=omniglot.OWNER),
+    "omniglot": Task(plan=omniglot.PLAN, rounds=40, privacy=omniglot.OWNER),
 }
 
 
@@ -152,7 +153,7 @@ def prepare(data: Path) -> None:
     (data / "letters.tflite").write_bytes(head)
 
 
-def measure(folds: int = FOLDS, longest: int = 60) -> dict[str, Any] | None:
+def measure(folds: int = FOLDS, longest: int = 40) -> dict[str, Any] | None:
     """Run the first `folds` folds; None without the reference data."""
     if people.data_path() is None or omniglot.Drawings.load() is None or omniglot.backbone() is None:
         return None
@@ -164,6 +165,7 @@ def measure(folds: int = FOLDS, longest: int = 60) -> dict[str, Any] | None:
             for name, task in TASKS.items()
             for fold in range(folds)
             for setting in (FP32, DEFAULT, *BUDGETS)
+            if not (isinstance(setting, int) and setting > ENOUGH.get(name, setting))
         ]
         found = dict(zip(cases, together(run, cases), strict=True))
     return {
