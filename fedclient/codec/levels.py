@@ -86,9 +86,11 @@ def cut_first(value: float) -> float:
     return cut(value, _FIRST_BITS)
 
 
-def cut_gap(value: float) -> float:
-    """Cut a positive float32 to what a codebook can say of its gap."""
-    return cut(value, _GAP_BITS)
+def cut_gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cut positive float32 to what a codebook can say of its gap."""
+    bits = np.clip(values, TINY, _LARGEST).astype(np.float32).view(np.uint32)
+    lost = np.uint32(31 - _GAP_BITS)
+    return (bits >> lost << lost).view(np.float32).astype(np.float64)
 
 
 @lru_cache(maxsize=32)

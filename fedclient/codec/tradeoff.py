@@ -21,6 +21,7 @@ from fedclient.codec import levels
 
 LEVELS: Final = 128
 _GROWTHS: Final = (0, 16, 20, 24, 28, 32, 36, 40)  # g of `levels.py`: 0.0005, then 0.008 to 0.5
+_FEW_GROWTHS: Final = (0, 28, 36)  # that are looked at first
 _STARTS: Final = (0.0, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5)  # where cell 0 starts, in its own width
 _USUAL_START: Final = 0.7
 _NEAR: Final = (0.4, 0.6, 0.8, 1.0, 1.25, 1.7, 2.5)  # widths to look at around the first guess
@@ -119,8 +120,8 @@ def _cells(tail: Tail, limit: float, ratio: float) -> tuple[Choice, float] | Non
     """Search for growth and width together, then for the start, then for all of them nearby."""
     low, high = max(tail.largest * _FINEST, levels.TINY), max(tail.largest, levels.TINY)
     widths, start = np.geomspace(low, high, _WIDTHS), _USUAL_START
-    for _ in range(2):
-        growth = max(_GROWTHS, key=lambda one: _best_gain(_try(tail, widths, start, one, ratio), limit))
+    for growths in (_FEW_GROWTHS, _GROWTHS):
+        growth = max(growths, key=lambda one: _best_gain(_try(tail, widths, start, one, ratio), limit))
         width = _crossing(_try(tail, widths, start, growth, ratio), limit)
         widths = np.clip(width * np.array(_NEAR), low, high)
         start = max(_STARTS, key=lambda one: _best_gain(_try(tail, widths, one, growth, ratio), limit))
@@ -205,7 +206,7 @@ def _table_bits(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _representable(widths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cut widths to what a body can say."""
-    return np.array([levels.cut_gap(width) for width in widths.tolist()], dtype=np.float64)
+    return levels.cut_gaps(widths)
 
 
 def quantise(magnitudes: NDArray[np.float32], cells: Cells) -> tuple[NDArray[np.int64], levels.Codebook]:

@@ -86,7 +86,7 @@ def test_a_bound_that_nothing_fits_means_one_element(limit):
 )
 def test_no_point_is_beyond_the_largest_and_every_level_has_one(magnitudes, start, share, growth):
     values = np.array(magnitudes, dtype=np.float32)
-    width = levels.cut_gap(float(values.max()) * share)
+    width = float(levels.cut_gaps(np.array([float(values.max()) * share]))[0])
     found, book = quantise(values, Cells(start=start * width, width=width, growth=growth))
     assert found.max() < LEVELS
     points = book.points(int(found.max()) + 1)
