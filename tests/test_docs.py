@@ -51,7 +51,7 @@ def test_the_where_is_it_table_names_real_files() -> None:
 
 
 def test_the_demo_output_is_there_and_short() -> None:
-    (shown,) = blocks(README, "text")
+    shown = blocks(README, "text")[0]
     assert 5 <= len(shown.splitlines()) <= 25
     assert "centralised" in shown
 
@@ -97,6 +97,11 @@ def test_the_commands_for_a_device_run_as_they_stand(home, mosquitto, tmp_path) 
     assert done.returncode == 0, done.stderr
     assert re.search(r"^federation +lab$", done.stdout, re.MULTILINE)
     assert "sealed" in done.stdout
+    (shown,) = blocks(section, "text")[-1:]
+    table = [line.split() for line in shown.splitlines()[1:]]
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert table[0] in found
+    assert [row[:3] for row in table[1:]] == [row[:3] for row in found[-len(table[1:]) :]]  # sizes may differ
     assert (tmp_path / "fed/device/keys/device.key").exists()
 
 
