@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fedclient.testing.broker import EmbeddedBroker, Mosquitto, find_mosquitto
@@ -16,6 +17,10 @@ os.environ.pop(
     "COLUMNS", None
 )  # several processes of pytest share a terminal's width; commands are told theirs
 SHARED = Path(os.environ.get("FEDCLIENT_SHARED", ROOT.parent / "shared"))
+
+
+hypothesis.settings.register_profile("fedclient", deadline=None)  # a time never decides a test
+hypothesis.settings.load_profile("fedclient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
