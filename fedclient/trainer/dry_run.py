@@ -47,7 +47,7 @@ class DryRunArguments:
     seed: int
     codec: str
     density: float
-    max_bytes: int | None  # of the update as a message; None: no bound
+    max_bytes: int | None = None  # of the update as a message; None: no bound
     min_per_class: int
     threads: int
     nice: int
