@@ -228,8 +228,9 @@ class Heads:
         if self._blobs.has(self._target.head):  # that it was asked to stop came too late
             self.came = Came(bytes=self._route.bytes, saved=self._target.full.size - self._route.bytes)
         elif code != TrainerExit.STOPPED:
-            self._fetch = None  # what is here may have changed
             self._failed(code or TrainerExit.CRASHED, now_s)
+        if code != TrainerExit.STOPPED:
+            self._fetch = None  # what is here may have changed: somebody may have found the model damaged
         return True
 
     def _failed(self, code: int, now_s: float) -> None:

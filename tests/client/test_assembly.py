@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import select
 import signal
 import subprocess
@@ -278,6 +279,20 @@ def test_a_damaged_delta_is_replaced_by_the_whole_head(joined, gateway) -> None:
     assert has(joined, manifest)
 
 
+def test_a_model_that_is_found_damaged_meanwhile_is_fetched_and_no_work_repeated(joined, gateway) -> None:
+    manifest, starts = publish(gateway, V2), []
+
+    def damaged(*given: object) -> Here:
+        starts.append(given)
+        (joined.folder.blobs / blob_name(manifest.model.hash)).unlink()
+        return Here(*given)
+
+    joined.agent.heads.assembly.begin = damaged
+    joined.turn()
+    assert has(joined, manifest)
+    assert len(starts) == 1
+
+
 def fails(code: int, times: int) -> type[Here]:
     """Return a child that ends like this so often, and then does its work."""
     left = [code] * times
@@ -491,6 +506,70 @@ def test_a_trainer_on_the_head_before_goes_on_beside_it(device, broker) -> None:
     os.kill(trainer.pid, signal.SIGCONT)
     device.trainer_ends()
     assert len(gateway.envelopes()) == 1
+
+
+class Trouble:
+    """Does to a device, and to what is on the broker for it, whatever may happen."""
+
+    def __init__(self, device: Device, gateway: MiniGateway, seed: int) -> None:
+        self.device, self.gateway = device, gateway
+        self.draw = random.Random(seed)
+        self.newest = 1
+
+    def missed(self) -> None:
+        self.device.stop()
+        for _ in range(self.draw.randint(1, 10)):
+            self.published()
+        self.device.start()
+
+    def published(self) -> None:
+        self.newest += 1
+        publish(self.gateway, HeadVersion(1, self.newest))
+
+    def poisoned(self) -> None:
+        manifest = self.gateway.manifest
+        poison(self.gateway, self.draw.choice((*manifest.deltas, manifest.full)))
+
+    def damaged(self) -> None:
+        files = sorted(path for path in self.device.folder.blobs.iterdir() if path.suffix != ".tmp")
+        if files:
+            path = self.draw.choice(files)
+            self.draw.choice((path.unlink, lambda: path.write_bytes(bytes(path.stat().st_size))))()
+
+    def failed(self) -> None:
+        ends = (TrainerExit.CRASHED, TrainerExit.DISK, TrainerExit.LOST, TrainerExit.ASTRAY)
+        code = self.draw.choice((-signal.SIGKILL, 0, *ends))
+        self.device.agent.heads.assembly.begin = fails(code, self.draw.randint(1, 4))
+
+    def restarted(self) -> None:
+        self.device.stop()
+        self.device.start()
+
+    def waited(self) -> None:
+        self.device.turn(self.draw.choice((1.0, 40.0, 400.0)))
+
+    def any(self) -> None:
+        """One of them."""
+        things = self.missed, self.published, self.poisoned, self.damaged
+        self.draw.choice((*things, self.failed, self.restarted, self.waited))()
+
+
+def test_whatever_happens_the_newest_head_is_here_in_the_end_bit_for_bit(joined, gateway, thorough) -> None:
+    for seed in range(200 if thorough else 6):
+        trouble = Trouble(joined, gateway, seed)
+        trouble.newest = gateway.manifest.head_version.version
+        for _ in range(12):
+            trouble.any()
+            if trouble.draw.random() < 0.7:
+                joined.turn()
+        joined.agent.heads.assembly.begin = Here
+        trouble.published()  # with it, all of its blobs are published anew
+        for _ in range(4):
+            joined.turn(3700.0)
+        manifest, agent = gateway.manifest, joined.agent
+        assert agent.state.current == manifest.head_version, f"seed {seed}: {agent.heads.trouble}"
+        head = Blobs(joined.folder.blobs).read(manifest.head)
+        assert head == weights(manifest.head_version.version), f"seed {seed}"
 
 
 # --- the child by itself ----------------------------------------------------------------------------------
