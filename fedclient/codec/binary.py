@@ -9,6 +9,9 @@ is less than n bits.  A decoder insists on it, so a sequence has one code.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import accumulate
+
 import numpy as np
 
 from fedclient.codec import golomb
@@ -45,6 +48,17 @@ def read(source: BitReader, count: int) -> Bits:
     bits: Bits = np.zeros(count, dtype=np.uint8)
     bits[found] = 1
     return bits
+
+
+def write_groups(out: BitWriter, bits: Bits, counts: list[int]) -> None:
+    """Write `bits` [n] as a sequence for each group: the next `counts[g]` of them, n in all."""
+    for end, count in zip(accumulate(counts), counts, strict=True):
+        write(out, bits[end - count : end])
+
+
+def read_groups(source: BitReader, counts: Iterable[int]) -> Bits:
+    """Read the bits [n] of all groups, at least one; raises as `read`."""
+    return np.concatenate([read(source, count) for count in counts])
 
 
 def _listed(bits: Bits) -> BitWriter | None:

@@ -9,8 +9,8 @@ Positions index the flat vector: tensors in the order given (UTF-8 name order), 
 What a decoder insists on is said where each part is read; nothing is missing and nothing is left over.
 
 Memory is for at most the plan's k elements, whatever a body declares, and beyond that follows the bytes
-that are there: half of a group's elements or fewer need at least a bit each.  In all it is at most 512 KiB, and
-100 bytes for each of the body's and 64 for each of the k elements (`tests/codec/test_strangers.py`).
+that are there: half of a group's elements or fewer need at least a bit each.  In all it is at most 512 KiB,
+and 100 bytes for each of the body's and 64 for each of the k elements (`tests/codec/test_strangers.py`).
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def encode(
     if vector.shape != (plan.parameters,) or vector.dtype != np.float32:
         raise ValueError(f"want float32 [{plan.parameters}], got {vector.dtype} {list(vector.shape)}")
     if codec.mode is CodecMode.FITTED:
-        return _encode_fitted(vector, tensors, codec, (share, max_bytes))
+        return _encode_fitted(vector, tensors, codec, share, max_bytes)
     if codec.mode in (CodecMode.TOPK_INT8, CodecMode.TOPK_SIGN):
-        return _encode_sparse(vector, tensors, codec, (share, max_bytes))
+        return _encode_sparse(vector, tensors, codec, share, max_bytes)
     if not np.isfinite(vector).all():
         raise DataError(NOT_FINITE)
     exactly = codec.mode is CodecMode.EXACT
@@ -153,21 +153,20 @@ def _encode_sparse(
     vector: NDArray[np.float32],
     tensors: tuple[TensorSpec, ...],
     codec: Codec,
-    bounds: tuple[float, int | None],
+    share: float,
+    max_bytes: int | None,
 ) -> Encoded:
-    share, max_bytes = bounds
-
-    def encode(most: int) -> Encoded:
+    def of_at_most(most: int) -> Encoded:
         return _of_elements(*sparse.write(vector, tensors, codec, share, most), vector.size)
 
-    whole = encode(vector.size)
+    whole = of_at_most(vector.size)
     if max_bytes is None or len(whole.body) <= max_bytes:
         return whole
     count = whole.content.values.size
     guess = max(1, count * max_bytes // len(whole.body))
-    found = most_that_fit(encode, (guess, count - 1), max_bytes) if count > 1 else None
+    found = most_that_fit(of_at_most, guess, count - 1, max_bytes) if count > 1 else None
     if found is None:
-        raise _too_small(max_bytes, len(encode(1).body))
+        raise _too_small(max_bytes, len(of_at_most(1).body))
     return found
 
 
@@ -175,11 +174,12 @@ def _encode_fitted(
     vector: NDArray[np.float32],
     tensors: tuple[TensorSpec, ...],
     codec: Codec,
-    bounds: tuple[float, int | None],
+    share: float,
+    max_bytes: int | None,
 ) -> Encoded:
-    found = fitted.write(vector, tensors, codec, *bounds)
+    found = fitted.write(vector, tensors, codec, share, max_bytes)
     if found is None:
-        raise _too_small(bounds[1] or 0, fitted.least_bytes(vector, tensors, codec))
+        raise _too_small(max_bytes or 0, fitted.least_bytes(vector, tensors, codec))
     return _of_elements(found.body, found.sent, vector.size)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 
-class Sized(Protocol):
+class Written(Protocol):
     """Anything that became bytes."""
 
     @property
@@ -14,7 +14,7 @@ class Sized(Protocol):
         """The bytes."""
 
 
-Some = TypeVar("Some", bound=Sized)
+Found = TypeVar("Found", bound=Written)
 
 _FULL: Final = 0.99  # of the room: the search ends here
 _AIM: Final = 0.997
@@ -22,13 +22,12 @@ _MARGINAL: Final = 0.7  # one more element costs less than the mean of those bef
 _GUESSES: Final = 6  # then it goes by halves
 
 
-def most_that_fit(write: Callable[[int], Some], bounds: tuple[int, int], max_bytes: int) -> Some | None:
-    """Find the most elements whose body has at most `max_bytes`; `bounds`: a first guess, and all there are.
+def most_that_fit(write: Callable[[int], Found], guess: int, everything: int, max_bytes: int) -> Found | None:
+    """Find the most of `everything` whose body has at most `max_bytes`; `guess` of them are tried first.
 
     None: not even one fits.  A body with more elements may be shorter where its groups differ, so what is
     found fits, and uses 99 % of the room or is one element short of what was tried and did not.
     """
-    guess, everything = bounds
     best, fits, too_many = None, 0, everything + 1
     before: tuple[int, int] | None = None  # what was tried last: elements and bytes
     turn = 0

@@ -56,16 +56,15 @@ def write(
 ) -> Written | None:
     """Encode flat `vector` [P] with the least squared error within `max_bytes`; None: nothing fits.
 
-    At most `share` of the plan's k elements are sent.
-
-    Without a bound on bytes it is the least that 128 levels can.
+    At most `share` of the plan's k elements are sent.  Without a bound on bytes the error is the least that
+    128 levels leave.
     Raises DataError when a value is NaN or infinite, CodecError when the plan is out of bounds.
     """
     head = layout(tensors)
     most, bound = head.budget(codec.density * share), head.budget(codec.density)
     looked_at = min(most, _conceivable(max_bytes, vector.size))
     while True:
-        found = _write_largest(vector, tensors, (looked_at, bound), max_bytes)
+        found = _write_largest(vector, tensors, looked_at, bound, max_bytes)
         if found is None or found.sent.values.size < looked_at or looked_at == most:
             return found
         looked_at = min(most, 4 * looked_at)  # places were cheaper than conceived
@@ -74,28 +73,29 @@ def write(
 def _write_largest(
     vector: NDArray[np.float32],
     tensors: tuple[TensorSpec, ...],
-    bounds: tuple[int, int],
+    looked_at: int,
+    bound: int,
     max_bytes: int | None,
 ) -> Written | None:
-    """Encode of the largest elements, so many as the first of `bounds`; the plan's k is the other."""
-    chosen = top_k(vector, bounds[0])
+    """Encode some of the `looked_at` largest elements; `bound` is the plan's k."""
+    chosen = top_k(vector, looked_at)
     values = vector[chosen]
     if not np.isfinite(values).all():  # they would be among the largest
         raise DataError(NOT_FINITE)
     if not sparse.worth_sending(values, signs=False):
-        return _empty(bounds[1], max_bytes)
+        return _empty(bound, max_bytes)
     tail = Tail(np.abs(values), vector.size)
 
     @lru_cache(maxsize=1)  # the search for the count begins with what the choice ended with
     def encode(count: int, choice: Choice) -> Written:
         taken = top_k(values, count)
-        return _encode((chosen[taken], values[taken]), tensors, bounds[1], choice)
+        return _encode(chosen[taken], values[taken], tensors, bound, choice)
 
     if max_bytes is None:
         choice = tradeoff.choose(tail, math.inf)
         return encode(choice.count, choice)
     choice = _choose(tail, encode, max_bytes)
-    return most_that_fit(lambda count: encode(count, choice), (choice.count, values.size), max_bytes)
+    return most_that_fit(lambda count: encode(count, choice), choice.count, values.size, max_bytes)
 
 
 def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
@@ -112,11 +112,11 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...], codec: Codec) -> Sparse:
 def least_bytes(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> int:
     """Return the size of a body that has but the largest element of `vector`."""
     chosen = top_k(vector, 1)
-    most = layout(tensors).budget(codec.density)
+    bound = layout(tensors).budget(codec.density)
     if not chosen.size:
         return 1
     choice = Choice(count=1, cells=None, bits=0.0, places=0.0)
-    return len(_encode((chosen, vector[chosen]), tensors, most, choice).body)
+    return len(_encode(chosen, vector[chosen], tensors, bound, choice).body)
 
 
 def _choose(tail: Tail, encode: Callable[[int, Choice], Written], max_bytes: int) -> Choice:
@@ -140,7 +140,7 @@ def _choose(tail: Tail, encode: Callable[[int, Choice], Written], max_bytes: int
 
 
 def _conceivable(max_bytes: int | None, size: int) -> int:
-    """Return how many elements so few bytes can have: a bit each, and half of the usual for its place."""
+    """Return how many elements so few bytes can have: a bit each, and half of the usual for places."""
     if max_bytes is None:
         return size
     low, high = 1, size
@@ -152,15 +152,16 @@ def _conceivable(max_bytes: int | None, size: int) -> int:
 
 
 def _encode(
-    elements: tuple[NDArray[np.int64], NDArray[np.float32]],
+    chosen: NDArray[np.int64],
+    values: NDArray[np.float32],
     tensors: tuple[TensorSpec, ...],
-    most: int,
+    bound: int,
     choice: Choice,
 ) -> Written:
-    chosen, values = elements
+    """Write `values` [n] of the increasing positions `chosen` [n], n at most `bound`."""
     out = BitWriter()
     out.number(CodecMode.FITTED, MODE_BITS)
-    _write_count(out, chosen.size, most)
+    _write_count(out, chosen.size, bound)
     out.number(int(choice.cells is not None), 1)
     quantiser = None if choice.cells is None else partial(tradeoff.quantise, cells=choice.cells)
     sent = sparse.write_elements(out, chosen, values, tensors, quantiser)
@@ -168,10 +169,10 @@ def _encode(
     return Written(body=out.to_bytes(), sent=replace(sent, quantized_bits=bits * chosen.size))
 
 
-def _empty(most: int, max_bytes: int | None) -> Written | None:
+def _empty(bound: int, max_bytes: int | None) -> Written | None:
     out = BitWriter()
     out.number(CodecMode.FITTED, MODE_BITS)
-    _write_count(out, 0, most)
+    _write_count(out, 0, bound)
     body = out.to_bytes()
     nothing = Sparse(indices=np.empty(0, dtype=np.int64), values=np.empty(0, dtype=np.float32))
     return Written(body=body, sent=nothing) if max_bytes is None or len(body) <= max_bytes else None

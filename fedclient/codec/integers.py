@@ -1,11 +1,13 @@
 """Values that are integers times a power of two, as one bit string.
 
-count     u(bits(size)): how many are not 0; nothing follows 0
+count     how many are not 0, in bit_length(size) bits; nothing follows 0
 places    `places.py`: order, groups, positions
 signs     for each group: a bit for each, 1 = negative (`binary.py`)
 numbers   their magnitudes, below 2^24 (`octaves.py`)
 apart     1 bit: 0 one step for all, 1 a step for each tensor that has integers, not all the same
-steps     u(8) each: the exponent + 126; of the integers of one step at least one is odd
+steps     8 bits each: the exponent + 126; of the integers of one step at least one is odd
+
+So values have one code, but for the order of places: the coarsest step is the only one.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _EXPONENT_BITS: Final = 8
 _OFF_GRID: Final = "the head's values are too far apart, or too near 0, for a grid of 24 bits"
 _DOUBLE: Final = 53  # bits of a float64's mantissa
 
-Exponents = NDArray[np.int32]  # what `frexp` gives and `ldexp` takes on every machine
+Exponents = NDArray[np.int32]  # of steps: what `frexp` gives and `ldexp` takes on every machine
 
 
 def write(values: NDArray[np.float64], tensors: tuple[TensorSpec, ...]) -> bytes:
@@ -61,7 +63,7 @@ def read(data: bytes, tensors: tuple[TensorSpec, ...]) -> NDArray[np.float64]:
         raise CodecError(f"the body declares {count} integers among {size} elements")
     if count:
         indices, groups = places.read(source, count, tensors)
-        negative = np.concatenate([binary.read(source, held) for held in groups]).view(np.bool_)
+        negative = binary.read_groups(source, groups).view(np.bool_)
         numbers = octaves.read(source, count)
         steps = _read_steps(source, indices, numbers, tensors)
         found = np.ldexp(numbers.astype(np.float64), steps)
@@ -89,15 +91,14 @@ def _numbers(values: NDArray[np.float64], exponents: Exponents) -> NDArray[np.in
 def _written(
     indices: NDArray[np.int64], numbers: NDArray[np.int64], steps: list[int], tensors: tuple[TensorSpec, ...]
 ) -> bytes:
+    """Write `numbers` [n] at increasing `indices` [n], and the step of each tensor that has some."""
     size = layout(tensors).parameters
     out = BitWriter()
     out.number(indices.size, size.bit_length())
     if indices.size:
         turn, counts = _write_places(out, indices, numbers < 0, tensors)
         numbers = numbers if turn is None else numbers[turn]
-        signs = (numbers < 0).view(np.uint8)
-        for part in np.split(signs, np.cumsum(counts)[:-1]):
-            binary.write(out, part)
+        binary.write_groups(out, (numbers < 0).view(np.uint8), counts)
         octaves.write(out, np.abs(numbers))
         apart = len(set(steps)) > 1
         out.number(int(apart), 1)

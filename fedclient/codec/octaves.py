@@ -1,6 +1,6 @@
 """Magnitudes from 1 on by their octaves: numbers of one bit length, whatever they range over.
 
-    longest   u(5): the bit length of the largest, 1 to 24
+    longest   5 bits: the bit length of the largest, 1 to 24
     lengths   for d = 1, 2, ... longest - 1: which magnitudes of d bits or more have more (`binary.py`)
     next      for d = 2, 3, ... longest: the bit after the first of those with d bits (`binary.py`)
     rest      ditto, planes of d - 2 bits (`bits.py`)

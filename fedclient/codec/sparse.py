@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedclient.codec import binary, levels, places, symbols
-from fedclient.codec.bits import BitReader, BitWriter
+from fedclient.codec.bits import BitReader, Bits, BitWriter
 from fedclient.codec.layout import layout
 from fedclient.codec.sparsify import top_k
 from fedclient.errors import CodecError, DataError
@@ -92,9 +91,7 @@ def write_elements(
     turn, counts = places.write(out, chosen, negative, tensors)
     if turn is not None:
         chosen, values, negative = chosen[turn], values[turn], negative[turn]
-    signs = negative.view(np.uint8)
-    for end, count in zip(accumulate(counts), counts, strict=True):
-        binary.write(out, signs[end - count : end])
+    binary.write_groups(out, negative.view(np.uint8), counts)
     magnitudes = _write_magnitudes(out, np.abs(values), quantiser)
     return Sparse(indices=chosen, values=np.copysign(magnitudes, values))
 
@@ -117,7 +114,7 @@ def read_elements(source: BitReader, count: int, tensors: tuple[TensorSpec, ...]
         source.end()
         return Sparse(indices=np.empty(0, dtype=np.int64), values=np.empty(0, dtype=np.float32))
     indices, counts = places.read(source, count, tensors)
-    negative = np.concatenate([binary.read(source, held) for held in counts]).view(np.bool_)
+    negative = binary.read_groups(source, counts)
     values = _read_magnitudes(source, count, alphabet)
     source.end()
     _negate(values, negative)
@@ -139,8 +136,8 @@ def worth_sending(values: NDArray[np.float32], *, signs: bool) -> bool:
     return (levels.mean(magnitudes) if signs else float(magnitudes.max())) >= levels.TINY
 
 
-def _negate(values: NDArray[np.float32], negative: NDArray[np.bool_]) -> None:
-    """Set the sign bits in place; a masked `np.negative` takes ten times as long."""
+def _negate(values: NDArray[np.float32], negative: Bits) -> None:
+    """Set the sign bits of `values` [n] in place; a masked `np.negative` takes ten times as long."""
     values.view(np.uint32)[...] ^= negative.astype(np.uint32) << np.uint32(31)
 
 

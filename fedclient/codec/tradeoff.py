@@ -164,7 +164,7 @@ def _fitting(tried: _Tried, limit: float) -> int | None:
 
 def _try(tail: Tail, widths: NDArray[np.float64], start: float, growth: int, ratio: float) -> _Tried:
     """Work out what cells of each of `widths` come to, from the sums alone."""
-    widths = _representable(widths)
+    widths = levels.cut_gaps(widths)  # to what a body can say
     steps = levels.steps(growth, LEVELS)  # where cells start, in widths
     used = int(steps.searchsorted(tail.largest / float(widths.min()))) + 1
     steps = steps[: min(used, LEVELS)]
@@ -175,7 +175,7 @@ def _try(tail: Tail, widths: NDArray[np.float64], start: float, growth: int, rat
     counts = np.diff(cuts, axis=1).astype(np.float64)
     sums = np.diff(tail.sums[cuts], axis=1)
     count = counts.sum(axis=1)
-    first = _first(widths, (counts, sums), steps)
+    first = _first(widths, counts, sums, steps)
     points = first[:, None] + widths[:, None] * steps
     gain = (points * (2 * sums - points * counts)).sum(axis=1)
     some = np.maximum(count, 1)
@@ -187,11 +187,14 @@ def _try(tail: Tail, widths: NDArray[np.float64], start: float, growth: int, rat
 
 def _first(
     widths: NDArray[np.float64],
-    cells: tuple[NDArray[np.float64], NDArray[np.float64]],
+    counts: NDArray[np.float64],
+    sums: NDArray[np.float64],
     steps: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the first point of least squared error, where each next is a cell's width further on."""
-    counts, sums = cells
+    """Return the first point [N] of least squared error, where each next is a cell's width further on.
+
+    `widths` [N] are those of cell 0, `counts` and `sums` [N, C] what is in each, `steps` [C] where it starts.
+    """
     total: NDArray[np.float64] = sums.sum(axis=1) - widths * (counts * steps).sum(axis=1)
     first: NDArray[np.float64] = np.maximum(0.0, total / np.maximum(counts.sum(axis=1), 1))
     return first
@@ -202,11 +205,6 @@ def _table_bits(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     used = (counts > 0).sum(axis=1)
     found: NDArray[np.float64] = 8.0 + 5.0 * np.log2(used + 1.0) + 0.015 * counts.sum(axis=1)
     return found
-
-
-def _representable(widths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cut widths to what a body can say."""
-    return levels.cut_gaps(widths)
 
 
 def quantise(magnitudes: NDArray[np.float32], cells: Cells) -> tuple[NDArray[np.int64], levels.Codebook]:

@@ -39,7 +39,7 @@ def test_what_is_found_fits_and_uses_the_room(per_element, head, everything, gue
         return head + int(per_element * count)
 
     write, tried = writer(sizes)
-    found = most_that_fit(write, (max(1, round(guess * everything)), everything), room)
+    found = most_that_fit(write, max(1, round(guess * everything)), everything, room)
     if found is None:
         assert sizes(1) > room
         return
@@ -50,19 +50,19 @@ def test_what_is_found_fits_and_uses_the_room(per_element, head, everything, gue
 
 def test_a_good_guess_is_the_only_try():
     write, tried = writer(lambda count: 2 * count)
-    assert most_that_fit(write, (498, 9000), 1000).count == 498
+    assert most_that_fit(write, 498, 9000, 1000).count == 498
     assert tried == [498]
 
 
 def test_two_points_give_the_slope():
     write, tried = writer(lambda count: 20 + count // 5)
-    assert len(most_that_fit(write, (100, 100_000), 10_000).body) >= 9_900
+    assert len(most_that_fit(write, 100, 100_000, 10_000).body) >= 9_900
     assert len(tried) <= 5
 
 
 @pytest.mark.parametrize("dip", [90, 300, 700])
 def test_sizes_that_fall_for_a_while_end_the_search_too(dip):
     write, tried = writer(lambda count: count if count < dip else count - 60)
-    found = most_that_fit(write, (650, 1000), 600)
+    found = most_that_fit(write, 650, 1000, 600)
     assert len(found.body) <= 600
     assert len(tried) <= 20
