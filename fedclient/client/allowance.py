@@ -10,7 +10,7 @@ from fedclient.limits import UPDATE_BYTES, UPDATE_OVERHEAD_BYTES
 from fedclient.scheduler.schedule import Policy
 from fedclient.values import CodecMode, Manifest, Plan, parameters
 
-_SCALE_BYTES = 4  # of a float32
+_FLOAT_BYTES = 4  # of a scale, or of a statistic
 
 
 def per_update(limits: LimitSettings, plan: Plan) -> int | None:
@@ -39,11 +39,11 @@ def needed(manifest: Manifest | None) -> int:
     """Return how few bytes an update on this head can be made to have, as a message."""
     if manifest is None:
         return UPDATE_BYTES[0]
-    mode, sizes = manifest.plan.body_codec.mode, [tensor.size for tensor in manifest.tensors]
+    mode = manifest.plan.body_codec.mode
     if mode is CodecMode.EXACT:
-        body = 1 + _SCALE_BYTES * sum(tensor.size for tensor in manifest.tensors if tensor.is_statistic)
+        body = 1 + _FLOAT_BYTES * sum(tensor.size for tensor in manifest.tensors if tensor.is_statistic)
     elif mode is CodecMode.DENSE_INT8:
-        body = 1 + parameters(manifest.tensors) + _SCALE_BYTES * len(sizes)
+        body = 1 + parameters(manifest.tensors) + _FLOAT_BYTES * len(manifest.tensors)
     else:
         return UPDATE_BYTES[0]  # what is left out stays with the device
     return body + UPDATE_OVERHEAD_BYTES

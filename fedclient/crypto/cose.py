@@ -50,7 +50,7 @@ def sign(key: SigningKey, payload: bytes, aad: bytes, *, with_kid: bool = False)
 
 
 def sign_compact(key: SigningKey, payload: bytes, aad: bytes) -> bytes:
-    """Return `compact(sign(key, payload, aad))`, without the way around."""
+    """Return the compact form of `sign(key, payload, aad)`."""
     return key.sign(_to_be_signed(_ALG, aad, payload)) + payload
 
 
@@ -62,16 +62,11 @@ def peek_compact(data: bytes) -> Unverified:
     return Unverified(payload=payload, kid=None, protected=_ALG, signature=signature)
 
 
-def compact(message: bytes) -> bytes:
-    """Leave out what all messages up have in common; raises CryptoError for any other message."""
-    found = peek(message)
-    if found.kid is not None or len(found.signature) != sodium.SIGNATURE_BYTES:
-        raise CryptoError("only a message without kid, and with a signature of 64 bytes, has a compact form")
-    return found.signature + found.payload
-
-
 def expand(data: bytes) -> bytes:
-    """Return the tagged COSE_Sign1, byte for byte, that `data` is the compact form of."""
+    """Return the tagged COSE_Sign1, byte for byte, that `data` is the compact form of.
+
+    Raises CryptoError when it is shorter than any.
+    """
     found = peek_compact(data)
     return _message(found.protected, found.payload, found.signature)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Generic, TypeVar
 
+from fedclient.limits import UPDATE_BYTES
+
 T = TypeVar("T")
 
 
@@ -56,7 +58,9 @@ class Activity:
     trainer_memory_mib: float = 0.0
     broker_is_local: bool = False  # on this machine: no network is used
     samples: SampleCounts = SampleCounts()
-    update_needs_bytes: float = 256.0  # the least that the next update, as a message, can be made to have
+    update_needs_bytes: float = float(
+        UPDATE_BYTES[0]
+    )  # the least that the next update, as a message, can be made to have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,8 +76,7 @@ def pack(
     wanted = clip(wanted, plan.norm_bound)
     if not np.isfinite(wanted).all():
         raise ModelError("the trained weights are not finite: the plan's learning rate is too high")
-    bounds = (_share_of_what_is_sent(kept), max_bytes)
-    encoded = _encode_within(wanted, model.tensors, plan, bounds)
+    encoded = encode_within(wanted, model.tensors, plan, _share_of_what_is_sent(kept), max_bytes)
     return Packed(
         body=encoded.body,
         delta=wanted,
@@ -108,17 +107,20 @@ def _share_of_what_is_sent(kept: NDArray[np.bool_]) -> float:
     return share
 
 
-def _encode_within(
+def encode_within(
     wanted: NDArray[np.float32],
     tensors: tuple[TensorSpec, ...],
     plan: Plan,
-    bounds: tuple[float, int | None],
+    share: float = 1.0,
+    max_bytes: int | None = None,
 ) -> codec.Encoded:
-    """Encode so that what the gateway computes is within the norm bound: quantisation can lengthen it."""
-    share, max_bytes = bounds
+    """Encode `wanted` [P] so that what the gateway computes is within the norm bound.
+
+    Quantisation can lengthen it.  `share` and `max_bytes`, and what is raised, are as of `codec.encode`.
+    """
     while True:
         encoded = codec.encode(wanted, tensors, plan.codec, share=share, max_bytes=max_bytes)
-        norm = float(np.linalg.norm(encoded.decoded.astype(np.float64)))
+        norm = encoded.content.norm()
         if norm <= plan.norm_bound:
             return encoded
         length = float(np.linalg.norm(wanted.astype(np.float64)))

@@ -15,12 +15,11 @@ from federation import Federation, Turn
 from numpy.typing import NDArray
 
 from fedclient import codec
+from fedclient.trainer.pack import encode_within
 from fedclient.training.delta import clip, rare_classes
 from fedclient.training.loop import Examples
 from fedclient.training.sampling import order
 from fedclient.values import Plan
-
-_MARGIN = 0.999
 
 Array = NDArray[np.float32]
 
@@ -51,13 +50,7 @@ class LinearFederation(Federation):
         return encoded.body
 
     def _encoded(self, wanted: Array) -> codec.Encoded:
-        bound = self.plan.norm_bound
-        while True:
-            encoded = codec.encode(wanted, self.model.tensors, self.plan.codec, max_bytes=self.body_bytes)
-            norm = encoded.content.norm()
-            if norm <= bound:
-                return encoded
-            wanted = clip(wanted, bound * bound / norm * _MARGIN)
+        return encode_within(wanted, self.model.tensors, self.plan, max_bytes=self.body_bytes)
 
     def _withheld(self, index: int) -> NDArray[np.bool_]:
         if index not in self._rare:
