@@ -42,11 +42,10 @@ class BitWriter:
 
     def planes(self, values: NDArray[np.integer[Any]], width: int) -> None:
         """Append `values` [n], all < 2^width, in `width` <= 32 bits each."""
-        if width:
-            narrow = values.astype(_narrow(width))
-            planes = narrow >> _places(width)
-            planes &= narrow.dtype.type(1)
-            self.bits(planes.astype(np.uint8, copy=False))
+        narrow = values.astype(_narrow(width))
+        planes = narrow >> _places(width)
+        planes &= narrow.dtype.type(1)
+        self.bits(planes.astype(np.uint8, copy=False))
 
     def bits(self, bits: Bits) -> None:
         """Append `bits` as they are."""
@@ -95,10 +94,6 @@ class BitReader:
 
     def planes(self, count: int, width: int) -> NDArray[np.int64]:
         """Read `count` values of `width` <= 32 bits each."""
-        if count * width > self.left:  # before any memory is taken for them
-            raise CodecError(f"the body ends where {count} numbers of {width} bits belong")
-        if not width:
-            return np.zeros(count, dtype=np.int64)
         planes = self.bits(count * width).reshape(width, count).astype(_narrow(width))
         planes <<= _places(width)
         values: NDArray[np.int64] = np.bitwise_or.reduce(planes, axis=0).astype(np.int64)

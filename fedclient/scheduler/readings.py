@@ -58,9 +58,7 @@ class Activity:
     trainer_memory_mib: float = 0.0
     broker_is_local: bool = False  # on this machine: no network is used
     samples: SampleCounts = SampleCounts()
-    update_needs_bytes: float = float(
-        UPDATE_BYTES[0]
-    )  # the least that the next update, as a message, can be made to have
+    update_needs_bytes: float = float(UPDATE_BYTES[0])  # the least that the next update can be made to have
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
