@@ -75,6 +75,12 @@ def test_any_bits_are_a_set_with_exactly_these_bits_or_an_error(data, count, siz
     )
 
 
+def test_a_position_that_there_is_not_is_refused():
+    assert golomb.read(BitReader(written([0, 9, 29], 30).to_bytes()), 3, 30)[-1] == 29
+    with pytest.raises(CodecError, match="position 30 of 30"):
+        golomb.read(BitReader(written([0, 9, 30], 30).to_bytes()), 3, 30)
+
+
 @pytest.mark.parametrize("fill", [b"\x00", b"\xff"])
 def test_declared_counts_take_no_memory(fill):
     source = BitReader(fill * 100)
