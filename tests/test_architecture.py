@@ -178,3 +178,10 @@ def test_the_page_has_the_same_layers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| \d \| (.+) \|$", page, re.MULTILINE)
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == LAYERS
+
+
+def test_the_page_says_what_each_file_of_the_codec_is_for() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    block = page.split("\n## The codec\n")[1].split("```")[1]
+    files = {path.stem for path in SOURCES if part(path) == "codec"} - {"__init__"}
+    assert files <= set(re.findall(r"\w+", block))
