@@ -20,6 +20,7 @@ import statistics
 import sys
 import timeit
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,18 @@ from fedclient.codec import Decoded, decode, encode
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.transport.base import publish_wire_bytes
 from fedclient.uplink import DeviceUplink
-from fedclient.values import PLAN_CODECS, Base, Codec, CodecMode, HeadVersion, TensorSpec, Update, parameters
-from fedclient.wire.topics import MessageType, Topics
+from fedclient.values import (
+    PLAN_CODECS,
+    Base,
+    Codec,
+    CodecMode,
+    HeadVersion,
+    MessageType,
+    TensorSpec,
+    Update,
+    parameters,
+)
+from fedclient.wire.topics import Topics
 
 DENSITY = 0.01
 DENSITIES = (0.001, 0.01, 0.1)
@@ -48,11 +59,11 @@ def head(features: int, classes: int) -> tuple[TensorSpec, ...]:
 HEADS = {"12810": head(1280, 10), "1000000": head(999, 1000)}
 # Classes, and how many of them the device holds; the others change `OTHERS` as much.
 SKEWED = {
-    "12810 of 10": (head(1280, 10), 2),
+    "12810 of 10": (HEADS["12810"], 2),
     "1M of 10": (head(99_999, 10), 3),
     "1M of 100": (head(9_999, 100), 20),
+    "1M of 1000": (HEADS["1000000"], 100),
 }
-SKEWED["1M of 1000"] = (head(999, 1000), 100)
 OTHERS = 0.1
 VALUES = {"8 bit": Codec(), "4 bit": Codec(bits=4), "sign": Codec(mode=CodecMode.TOPK_SIGN)}
 
@@ -118,15 +129,10 @@ def value_bits(decoded: Decoded) -> float:
     return float(-(shares * np.log2(shares)).sum() * decoded.values.size)
 
 
-def against(vector: NDArray[np.float32], tensors: tuple[TensorSpec, ...], codec: Codec) -> dict[str, Any]:
-    """Encode, and compare with the bound of one class and with that of each class by itself."""
-    return compared([vector], tensors, codec)
-
-
 def compared(
     vectors: list[NDArray[np.float32]], tensors: tuple[TensorSpec, ...], codec: Codec
 ) -> dict[str, Any]:
-    """Encode each, and compare all together with the bounds."""
+    """Encode each, and compare all together with the bound of one class and with that of each by itself."""
     sizes, whole, by_class, values, lost, sent = [], 0.0, 0.0, 0.0, 0.0, 0.0
     for vector in vectors:
         body = encode(vector, tensors, codec).body
@@ -174,8 +180,8 @@ def bounds() -> dict[str, Any]:
     tensors, rng = HEADS["1000000"], np.random.default_rng(5)
     deltas = {"laplace": rng.laplace(size=1_000_000), "student_t3": rng.standard_t(3, size=1_000_000)}
     return {
-        f"{name}, {density:.1%}, {values}": against(
-            delta.astype(np.float32), tensors, Codec(mode=codec.mode, density=density, bits=codec.bits)
+        f"{name}, {density:.1%}, {values}": compared(
+            [delta.astype(np.float32)], tensors, replace(codec, density=density)
         )
         for name, delta in deltas.items()
         for density in DENSITIES
@@ -192,7 +198,7 @@ def skewed_delta(tensors: tuple[TensorSpec, ...], held: int, seed: int) -> NDArr
 
 def skewed() -> dict[str, Any]:
     return {
-        f"{name}, {held} held, {values}": against(skewed_delta(tensors, held, 1), tensors, codec)
+        f"{name}, {held} held, {values}": compared([skewed_delta(tensors, held, 1)], tensors, codec)
         for name, (tensors, held) in SKEWED.items()
         for values, codec in VALUES.items()
     }
@@ -208,9 +214,7 @@ def real() -> dict[str, Any]:
             "parameters": parameters(deltas.tensors),
             "deltas": len(taken),
             **{
-                f"{density:.0%}, {values}": compared(
-                    taken, deltas.tensors, Codec(mode=codec.mode, density=density, bits=codec.bits)
-                )
+                f"{density:.0%}, {values}": compared(taken, deltas.tensors, replace(codec, density=density))
                 for density in DENSITIES[1:]
                 for values, codec in VALUES.items()
             },
