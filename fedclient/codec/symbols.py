@@ -46,8 +46,7 @@ def write(out: BitWriter, symbols: NDArray[np.integer[Any]]) -> None:
         binary.write(out, np.frombuffer(left.translate(maps[0]), dtype=np.uint8))
     ended = 0
     for layer, end in zip(maps[shortest:], ends[shortest:], strict=False):
-        if end:  # lengths rise with the symbol
-            left = left.translate(None, delete=bytes(range(ended, ended + end)))
+        left = left.translate(None, delete=bytes(range(ended, ended + end)))  # lengths rise with the symbol
         ended += end
         binary.write(out, np.frombuffer(left.translate(layer), dtype=np.uint8))
 
