@@ -288,10 +288,10 @@ def _codec(value: object) -> Codec:
     if len(parts) == 2:
         return Codec(mode=mode, density=density)
     bits = integer(parts[2], "bits", *limits.VALUE_BITS)
-    if mode is not CodecMode.TOPK_INT8 or bits == Codec().bits:
-        raise WireError(
-            f"plan says bits = {bits}, which is the default, or its codec mode has signs or bytes"
-        )
+    if mode is not CodecMode.TOPK_INT8:
+        raise WireError(f"plan says bits = {bits}: only the codec mode topk_int8 has a choice of bits")
+    if bits == Codec().bits:
+        raise WireError(f"plan says bits = {bits} although it is the default")
     return Codec(mode=mode, density=density, bits=bits)
 
 

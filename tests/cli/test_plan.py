@@ -110,7 +110,7 @@ def test_a_hyphen_will_do(tmp_path) -> None:
         ("[codec]\nbits = 1", "bits is 1"),
         (
             "[codec]\nmode = 'topk_sign'\nbits = 4",
-            "bits = 4, which is the default, or its codec mode has signs",
+            "only the codec mode topk_int8 has a choice of bits",
         ),
         ("[codec]\nmode = 'fitted'", "gives none: it needs max_update_bytes"),
         ("max_update_bytes = 255", "max_update_bytes is 255"),

@@ -1,11 +1,13 @@
 """Segments: columns and rows of every tensor, each element in exactly one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedclient.codec.segments import Order, segments
+from fedclient.codec.segments import Order, segments, survey
 from fedclient.limits import MAX_SEGMENTS
 from fedclient.values import TensorSpec, parameters
 
@@ -28,6 +30,20 @@ def test_every_element_is_in_one_segment_and_is_found_there(shapes):
         assert np.array_equal(cut.base[segment] + place * cut.stride[segment], np.arange(size))
         assert (place < cut.size[segment]).all()
         assert len(set(zip(segment.tolist(), place.tolist(), strict=True))) == size
+
+
+@given(SHAPES)
+def test_a_survey_finds_what_each_order_finds(shapes):
+    tensors = head(*shapes)
+    looked, everywhere = survey(tensors), np.arange(parameters(tensors))
+    assert (looked is None) == (not segments(tensors))
+    if looked is None:
+        return
+    expected = [cut.locate(everywhere)[0] for cut in looked.cuts.values()]
+    for one in (looked, replace(looked, table=None)):  # as in a small head, and as in a large one
+        found = one.locate(everywhere) - looked.begins[:, np.newaxis]
+        assert found.tolist() == np.stack(expected).tolist()
+    assert looked.size.tolist() == [size for cut in looked.cuts.values() for size in cut.size.tolist()]
 
 
 def test_columns_and_rows_of_a_kernel():
