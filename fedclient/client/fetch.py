@@ -84,11 +84,14 @@ class Fetch:
         """Forget what was subscribed to: a broker remembers nothing."""
         self._asked = set()
 
-    def take(self, topic: str, payload: bytes) -> None:
-        """Use a chunk if it is one that is wanted; a bad copy is counted and asked for again."""
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Use a chunk if it is one that is wanted; a bad copy is counted and asked for again.
+
+        Returns whether it was of use.
+        """
         place = self._topics.parse_blob(topic)
         if place is None or self.done or topic not in self.wanted() or not payload:
-            return
+            return False
         number = place[1]
         ref = self._missing[0]
         try:
@@ -100,13 +103,14 @@ class Fetch:
             self.bad_copies += 1
             self._asked.discard(topic)  # subscribing again makes the broker send its copy again
             log.warning("bad copy of a chunk, asking again topic=%s: %s", topic, error)
-            return
+            return False
         while self._next in self._early:
             self._blobs.append(ref, self._early.pop(self._next))
             self._next += 1
         if number and self._next > chunk_count(ref):
             self._missing.pop(0)
             self._begin()
+        return True
 
     def _checked(self, ref: BlobRef, number: int, chunk: bytes) -> bytes:
         if chunk_count(ref) == 1:  # needs no list: its only entry follows from the chunk

@@ -104,8 +104,12 @@ class Heads:
 
     def is_fetched(self, version: HeadVersion) -> bool:
         """Whether nothing of this head has to come over the network any more: the rest is a child's work."""
+        if self.assembly.child is not None:
+            return True
+        if version != self._version:
+            return False
         done = self._fetch is not None and self._fetch.done
-        return self.assembly.child is not None or (done and version == self._version)
+        return done or (self._target is not None and self._is_here(self._target))
 
     @property
     def _is_bad(self) -> bool:
@@ -184,9 +188,8 @@ class Heads:
 
     def take(self, topic: str, payload: bytes) -> None:
         """Use a chunk; `begin` does what follows from it."""
-        if self._fetch is not None:
-            self._fetch.take(topic, payload)
-            self._quiet_from_s = None
+        if self._fetch is not None and self._fetch.take(topic, payload):
+            self._quiet_from_s = None  # only a sound chunk: anybody can publish what is none, again and again
 
     def update_subscriptions(self, link: Link) -> None:
         """Subscribe to what is wanted now, and to nothing else."""

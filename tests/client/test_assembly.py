@@ -32,6 +32,7 @@ from fedclient.model.head import write_head
 from fedclient.model.options import HeadOptions, Optimizer
 from fedclient.values import BlobRef, HeadVersion, Manifest, Phase
 from fedclient.wire.blobs import split
+from fedclient.wire.fields import DELTA_HASH_BYTES
 from fedclient.wire.topics import blob_name
 from tests.client.harness import PLAN, TOPICS, V1, V2, V3, Device, Here, MiniGateway
 
@@ -197,6 +198,17 @@ def test_a_delta_that_does_not_come_is_waited_for_only_so_long(joined, gateway, 
     assert "do not come" in caplog.text
 
 
+def test_a_stranger_who_says_nothing_again_and_again_holds_no_device_on_a_delta(joined, gateway) -> None:
+    manifest = publish(gateway, V2, blobs=False)
+    joined.turn()
+    gateway.publish_blob(gateway.encoded[V2][0])
+    topic = TOPICS.blob(manifest.deltas[0].hash, 1)
+    for _ in range(4):
+        gateway.transport.publish(topic, b"")
+        joined.turn(QUIET_S / 3)
+    assert has(joined, manifest)
+
+
 def test_what_nothing_can_take_the_place_of_is_waited_for_without_a_look(device, gateway) -> None:
     agent = device.join(gateway)
     publish(gateway, V1, blobs=False)
@@ -214,7 +226,7 @@ def astray(gateway: MiniGateway, *, both: bool = False) -> Manifest:
     for data in (wrong, wrong_whole):
         gateway.publish_blob(data)
     delta, full = split(wrong).ref, split(wrong_whole).ref
-    bad = replace(good, deltas=(BlobRef(hash=delta.hash[:16], size=delta.size),))
+    bad = replace(good, deltas=(BlobRef(hash=delta.hash[:DELTA_HASH_BYTES], size=delta.size),))
     gateway.announce(replace(bad, full=full) if both else bad)
     return bad
 
