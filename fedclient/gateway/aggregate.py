@@ -50,9 +50,12 @@ def inspect(body: bytes, manifest: Manifest, epochs: int | None = None) -> codec
     """Decode an update's body, or say why it is refused: SHAPE, NONFINITE or NORM.
 
     The plan's norm bound is for all its epochs.  With fewer `epochs` it is as much less, since the delta
-    of each epoch counts the same: to claim few epochs buys nobody a stronger pull.
+    of each epoch counts the same: to claim few epochs buys nobody a stronger pull.  A body alone that is
+    longer than a whole message may be is no honest device's: deltas would grow with it, for everybody.
     """
     plan = manifest.plan
+    if plan.max_update_bytes and len(body) > plan.max_update_bytes:
+        return Reason.SHAPE
     try:
         decoded = codec.decode(body, manifest.tensors, plan.body_codec)
     except CodecError:

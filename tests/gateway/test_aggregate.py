@@ -79,6 +79,19 @@ def test_a_body_of_another_mode_has_no_shape():
     assert aggregate.inspect(dense, MANIFEST) is Reason.SHAPE
 
 
+@pytest.mark.parametrize("mode", [CodecMode.FITTED, CodecMode.TOPK_INT8])
+def test_a_body_beyond_the_plans_bytes_is_refused(mode):
+    wide = (TensorSpec(name="kernel", shape=(500, 10)),)
+    kind = Codec(mode=mode, density=1.0)
+    long = codec.encode(np.linspace(-1, 1, 5000, dtype=np.float32), wide, kind).body
+    for bound, taken in ((0, True), (len(long), True), (len(long) - 1, False)):
+        told = replace(
+            MANIFEST, tensors=wide, plan=replace(PLAN, codec=kind, max_update_bytes=bound, norm_bound=1e3)
+        )
+        found = aggregate.inspect(long, told)
+        assert isinstance(found, codec.Decoded) if taken else found is Reason.SHAPE
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_refused_whatever_the_codec_lets_through(bad):
     decoded = codec.Decoded(indices=None, values=np.array([0, bad], dtype=np.float32))
