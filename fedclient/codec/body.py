@@ -69,7 +69,7 @@ class Encoded:
 
     @property
     def decoded(self) -> NDArray[np.float32]:
-        """What the body decodes to, bit for bit, [P]; made anew at each call."""
+        """What the body decodes to, bit for bit, [P]; of elements it is made anew at each call."""
         if self.content.indices is None:
             return self.content.values
         vector = np.zeros(self.size, dtype=np.float32)
