@@ -165,9 +165,11 @@ class MiniGateway:
             self.publish_blob(data)
 
     def publish_blob(self, data: bytes) -> None:
+        """Publish a blob as manifests name it, by its whole hash, or by the first bytes that a delta has."""
         blob = split(data)
-        for number, chunk in enumerate((blob.hashes, *blob.chunks)):
-            self.transport.publish(TOPICS.blob(blob.ref.hash, number), chunk, retain=True)
+        for name in {blob.ref.hash, blob.ref.hash[:DELTA_HASH_BYTES]}:
+            for number, chunk in enumerate((blob.hashes, *blob.chunks)):
+                self.transport.publish(TOPICS.blob(name, number), chunk, retain=True)
 
     def announce(self, manifest: Manifest) -> None:
         self.transport.publish(TOPICS.manifest, self.downlink.manifest(manifest), retain=True)
