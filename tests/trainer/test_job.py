@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from fedclient.errors import CodecError, DataError, ModelError, PrivacyFloor, St
 from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.samples.store import SampleStore, features_path
 from fedclient.session import Outcome
+from fedclient.trainer import job as job_module
 from fedclient.trainer.job import JobRun
 from fedclient.uplink import envelope_hash
 from fedclient.values import Codec, CodecMode, HeadVersion, Schedule, Update
 from tests.runtime.models import Foreign, build
-from tests.trainer.setup import FEATURES, PLAN, Bench, bench, copy, result, samples
+from tests.trainer.setup import FEATURES, MODES, PLAN, Bench, bench, copy, result, samples
 
 V1, V2 = HeadVersion(1, 1), HeadVersion(1, 2)
 STEPS = PLAN.epochs * 4  # 60 samples in batches of 16
@@ -140,6 +142,7 @@ def test_a_stop_between_two_runs_of_the_backbone_loses_nothing(tmp_path) -> None
 HELD = """
 import json, sys
 from fedclient.device.jobs import JobArguments
+from fedclient.trainer import job as job_module
 from fedclient.trainer.job import JobRun
 asked = 0
 def held():
@@ -449,6 +452,85 @@ def test_rule_5_3_what_was_not_counted_is_given_back_exactly_once(device, tmp_pa
     np.testing.assert_allclose(difference, sent, atol=1e-5)
     assert device.outbox.returned() == ((), ())
     counted.close()
+
+
+class Books:
+    """Everything that jobs have learned, against what became of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        self.learned, self.counted = np.zeros(size), np.zeros(size)
+        self._last = self.learned
+        real = job_module.pack
+
+        def spy(training, base, *rest):
+            packed = real(training, base, *rest)
+            self._last = training.model.get_weights().astype(np.float64) - base
+            return packed
+
+        monkeypatch.setattr(job_module, "pack", spy)
+
+    def job(self, device: Bench) -> None:
+        """A job is done: what it learned is in the books once, however often it was packed."""
+        assert device.jobs.current() is None
+        self.learned = self.learned + self._last
+
+    def settle(self, device: Bench, manifest, outcome: Outcome) -> None:
+        """Do as the agent does."""
+        row = device.outbox.unsettled()
+        device.outbox.settle(row.counter, outcome)
+        if outcome is Outcome.COUNTED:
+            self.counted += decoded(row.body, manifest)
+        elif outcome is Outcome.REFUSED:  # it goes, and all that was kept for later with it
+            device.residual.reset()
+            self.learned = self.counted.copy()
+
+    def check(self, device: Bench, manifest) -> None:
+        rows = [device.outbox.unsettled(), *device.outbox.returned()[0]]
+        under_way = sum(decoded(row.body, manifest) for row in rows if row is not None)
+        left = device.stored_residual(manifest)
+        found = self.counted + under_way + (0.0 if left is None else left.astype(np.float64))
+        np.testing.assert_allclose(found, self.learned, rtol=0, atol=1e-5)
+
+
+def decoded(body: bytes, manifest) -> np.ndarray:
+    total = np.zeros(sum(tensor.size for tensor in manifest.tensors))
+    codec.decode(body, manifest.tensors, manifest.plan.codec).add_to(total, 1.0)
+    return total
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_rule_5_2_the_books_balance_whatever_happens(device, monkeypatch, thorough, mode) -> None:
+    """What was learned is what was counted, is under way, was returned or waits: never lost, never twice."""
+    draw = random.Random(f"{mode}")
+    plan = replace(
+        PLAN, epochs=1, codec=Codec(mode=mode, density=0.4), norm_bound=1000.0, max_update_bytes=4096
+    )
+    manifest = device.publish(V1, plan)
+    size = sum(tensor.size for tensor in manifest.tensors)
+    books = Books(monkeypatch, size)
+    ends = [Outcome.RETURNED, Outcome.COUNTED, Outcome.RETURNED, Outcome.RETURNED, Outcome.COUNTED]
+    ends += draw.choices(list(Outcome), [5, 5, 1], k=40) if thorough else [Outcome.REFUSED, Outcome.COUNTED]
+    overhead = device.uplink().overhead_bytes(device_update(), 20)
+    for number, end in enumerate(ends, 1):
+        head = (0.1 * books.counted).astype("<f4").tobytes()
+        manifest = device.publish(HeadVersion(1, number), plan, head=head)
+        room = 30 if mode is CodecMode.DENSE_INT8 else draw.choice([6, 9, 15, 30])
+        device.jobs.new(manifest.head_version, threads=1, max_update_bytes=overhead + room)
+        if draw.random() < 0.3:
+            assert run(device, Stop(draw.randrange(1, 4))) == TrainerExit.STOPPED
+        if draw.random() < 0.5:  # the power goes while it hands over
+            work = JobRun(device.arguments(device.jobs.current()), Stop())
+            cut_at(work, draw.randrange(2, 10))
+            with pytest.raises(Cut):
+                work.run()
+            work._place.database.close()
+            books.check(device, manifest)
+        assert run(device) == TrainerExit.DONE
+        books.job(device)
+        books.check(device, manifest)
+        books.settle(device, manifest, end)
+        books.check(device, manifest)
+    assert books.counted.any()
 
 
 def test_rule_5_3_a_returned_update_of_another_generation_is_not_given_back(device, caplog) -> None:
