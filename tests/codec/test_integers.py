@@ -56,6 +56,16 @@ def test_a_step_for_each_tensor_only_where_that_is_shorter():
     assert len(integers.write(far, HEAD)) <= alike + 1
 
 
+def test_a_change_of_few_columns_costs_less_than_one_of_as_many_elements_anywhere():
+    rng = np.random.default_rng(1)
+    kernel = TensorSpec(name="kernel", shape=(1280, 10))
+    values = np.zeros((1280, 10))
+    for column in (3, 8):
+        values[rng.choice(1280, 64, replace=False), column] = rng.choice([-1, 1], 64)
+    anywhere = integers.write(rng.permutation(values.ravel()), (kernel,))
+    assert len(integers.write(values.ravel(), (kernel,))) < 0.85 * len(anywhere)
+
+
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.97])
 def test_size_is_near_the_entropy(density):
     tensors = (TensorSpec(name="bias", shape=(10,)), TensorSpec(name="kernel", shape=(1280, 10)))
