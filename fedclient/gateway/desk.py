@@ -11,6 +11,7 @@ from functools import cached_property
 from fedclient.config import GatewaySettings
 from fedclient.crypto import cose, keys
 from fedclient.downlink import DeviceDownlink, GatewayDownlink
+from fedclient.errors import WireError
 from fedclient.gateway.store import Release, Store
 from fedclient.uplink import GatewayUplink
 from fedclient.values import Command, HeadVersion, Manifest, Plan, Receipt
@@ -87,5 +88,17 @@ def under(manifest: Manifest, plan: Plan) -> Manifest:
 
 
 def manifest_of(release: Release) -> Manifest:
-    """Read the manifest of a release from our own database."""
-    return messages.decode_manifest(cose.peek(release.signed).payload)
+    """Read the manifest of a release from our own database, also one that an earlier fedclient made."""
+    payload = cose.peek(release.signed).payload
+    return (
+        messages.decode_manifest(payload) if is_read(release) else messages.decode_earlier_manifest(payload)
+    )
+
+
+def is_read(release: Release) -> bool:
+    """Whether devices of this fedclient read the manifest: an earlier one wrote them in another form."""
+    try:
+        messages.decode_manifest(cose.peek(release.signed).payload)
+    except WireError:
+        return False
+    return True

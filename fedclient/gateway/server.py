@@ -29,6 +29,7 @@ from fedclient.gateway.collection import Collection, Head
 from fedclient.gateway.desk import Desk
 from fedclient.gateway.enrolment import Enrolment
 from fedclient.gateway.intake import Intake, Mail
+from fedclient.gateway.renewal import renew
 from fedclient.gateway.shelf import Shelf
 from fedclient.gateway.store import DATABASE_NAME, Store
 from fedclient.limits import MAX_INBOX_BYTES, MAX_INBOX_MESSAGES, MAX_INBOX_SHARE_BYTES
@@ -92,6 +93,7 @@ class Gateway:
 
     def start(self, now_s: float) -> None:
         """Rebuild what the database says and begin to connect.  Raises StorageError, ConfigError."""
+        renew(self._desk)
         self._intake = Intake(self._desk, now_s)
         self._enrolment = Enrolment(self._desk, self._intake.admission)
         self._collection = Collection(self._desk, now_s)

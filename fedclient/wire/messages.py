@@ -332,6 +332,13 @@ def decode_manifest(payload: bytes) -> Manifest:
     )
 
 
+def decode_earlier_manifest(payload: bytes) -> Manifest:
+    """Read a manifest of before heads were encoded, when the head itself travelled; raises WireError."""
+    fields = typed(cbor.decode(payload, max_bytes=limits.MAX_MANIFEST_BYTES), dict, "manifest")
+    head_hash, size = array(fields.get(4), "head", 2)
+    return decode_manifest(cbor.encode(fields | {4: [head_hash, head_hash, size]}))
+
+
 def _deltas(value: object) -> tuple[BlobRef, ...]:
     found = array(value, "deltas", max_size=limits.MAX_DELTAS)
     if not found:
