@@ -18,12 +18,14 @@ from fedclient.config import GatewaySettings
 from fedclient.gateway import aggregate, canonical, rounds
 from fedclient.gateway.desk import Desk, manifest_of, under
 from fedclient.gateway.store import CountedUpdate, Round
-from fedclient.values import NO_HEAD, HeadVersion, Manifest, Plan, Reason, Update, parameters
-from fedclient.wire.blobs import split
+from fedclient.limits import MAX_DELTAS
+from fedclient.values import NO_HEAD, BlobRef, HeadVersion, Manifest, Plan, Reason, Update, parameters
+from fedclient.wire.blobs import Blob, split
+from fedclient.wire.fields import DELTA_HASH_BYTES
 
 log = logging.getLogger(__name__)
-_DELTA_BODIES = 4  # a delta is as long as so many bodies, where the operator says nothing
-_LEAST_DELTA = 256  # bytes, ditto
+_DELTA_BODIES = 3  # a delta may be as long as so many bodies, where the operator says nothing
+_LEAST_DELTA = 700  # bytes, ditto: what comes with a delta, a manifest and a receipt, is longer
 Head = NDArray[np.float32]
 
 
@@ -165,13 +167,14 @@ class Collection:
                 return False
         following, delta = self._following(manifest, running)
         accuracy = measure(following.head)
-        head = split(following.head.astype("<f4").tobytes())
-        blobs = [head, split(following.full), *([split(delta)] if delta is not None else [])]
+        head, full = split(following.head.astype("<f4").tobytes()), split(following.full)
+        step = None if delta is None else split(delta)
         # Statistics are collected once: what follows is the same plan without them.
         training = under(manifest, replace(manifest.plan, statistics=False))
         version = HeadVersion(self.current.generation, self.current.version + 1)
+        deltas = chain(step, manifest.deltas, full.ref.size)
         release = self._desk.release(
-            replace(training, head_version=version, head=head.ref, full=head.ref, deltas=())
+            replace(training, head_version=version, head=head.ref, full=full.ref, deltas=deltas)
         )
         made = replace(
             self._made(manifest.plan, accuracy, bytes_down, now_s),
@@ -181,7 +184,7 @@ class Collection:
         with store.transaction():
             if store.current() != self.current or store.leave_out_revoked():
                 return False
-            for blob in blobs:
+            for blob in (head, full, step) if step else (head, full):
                 store.add_blob(blob.ref.hash, b"".join(blob.chunks))
             store.remainder.put(version, following.remainder)
             store.add_release(release, made)
@@ -203,8 +206,7 @@ class Collection:
         if manifest.plan.statistics:
             head = running.statistics(before.head)
             return canonical.with_statistics(before, head, manifest.tensors), None
-        usual = max(_LEAST_DELTA, _DELTA_BODIES * self._body_bytes // max(self.state.updates, 1))
-        budget = settings.max_delta_bytes or usual
+        budget = settings.max_delta_bytes or usual_budget(self._body_bytes, self.state.updates)
         return canonical.advance(
             before, running.change(settings.server_learning_rate), manifest.tensors, budget
         )
@@ -220,6 +222,21 @@ class Collection:
             closed_unix_s=int(self._desk.unix_s()),
             epochs=None if mean_epochs == plan.epochs else mean_epochs,
         )
+
+
+def usual_budget(body_bytes: int, updates: int) -> int:
+    """Return how long a delta may be where the operator says nothing; `body_bytes` of `updates` in all."""
+    return max(_LEAST_DELTA, _DELTA_BODIES * body_bytes // max(updates, 1))
+
+
+def chain(newest: Blob | None, before: tuple[BlobRef, ...], full_bytes: int) -> tuple[BlobRef, ...]:
+    """Return the deltas that a manifest lists: as far back as they are shorter than the full head."""
+    if newest is None:
+        return ()
+    listed = [replace(newest.ref, hash=newest.ref.hash[:DELTA_HASH_BYTES]), *before][:MAX_DELTAS]
+    while sum(ref.size for ref in listed) >= full_bytes:
+        listed.pop()
+    return tuple(listed)
 
 
 def _rules(settings: GatewaySettings, manifest: Manifest | None) -> rounds.Rules:

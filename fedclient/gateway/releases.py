@@ -54,7 +54,7 @@ def publish(desk: Desk, content: Content) -> HeadVersion:
             head_version=_following(desk),
             model=model.ref,
             head=head.ref,
-            full=head.ref,
+            full=full.ref,
             tensors=content.tensors,
             labels=content.labels,
             plan=plan,

@@ -138,9 +138,10 @@ class Shelf:
         )
 
 
-def _refs(release: Release) -> tuple[BlobRef, BlobRef]:
+def _refs(release: Release) -> tuple[BlobRef, ...]:
+    """Return what devices may fetch: never the head itself, which they put together."""
     manifest = manifest_of(release)
-    return manifest.model, manifest.head
+    return manifest.model, manifest.full, *manifest.deltas
 
 
 def _publish(transport: Transport, topic: str, payload: bytes) -> int:

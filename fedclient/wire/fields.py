@@ -10,7 +10,7 @@ from fedclient.errors import WireError
 from fedclient.values import HeadVersion
 
 HASH_BYTES = 32
-DELTA_HASH_BYTES = 16  # its topic has no more, and what it leads to has a whole hash
+DELTA_HASH_BYTES = 8  # to find it by; what it leads to has a whole hash
 KEY_BYTES = 32
 KID_BYTES = 8
 TOKEN_BYTES = 16

@@ -20,7 +20,7 @@ _FEDERATION = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{MAX_FEDERATION_CHARS - 1}}}")
 _DEVICE = re.compile(rf"[a-z2-7]{{{DEVICE_ID_CHARS}}}")
 _UP = {MessageType.ENROL: "enroll", MessageType.UPDATE: "update", MessageType.STATUS: "status"}
 _UP_BY_NAME = {name: kind for kind, name in _UP.items()}
-_BLOB_NAME_BYTES = 16  # names only route; the full hash in the manifest is what is verified
+_BLOB_NAME_BYTES = 16  # names only route; the hash in the manifest is what is verified
 
 
 def check_federation(name: str) -> str:
@@ -41,7 +41,7 @@ def check_device(device_id: str) -> str:
 
 
 def blob_name(blob_hash: bytes) -> str:
-    """Name of a blob in its topics: the first 16 bytes of its hash, in hex."""
+    """Name of a blob in its topics: at most the first 16 bytes of its hash, in hex."""
     return blob_hash[:_BLOB_NAME_BYTES].hex()
 
 

@@ -9,9 +9,23 @@ from fedclient import codec
 from fedclient.errors import StorageFull
 from fedclient.gateway import collection, releases
 from fedclient.gateway.collection import Collection
+from fedclient.gateway.desk import manifest_of
 from fedclient.gateway.roster import Standing
-from fedclient.values import HeadVersion, ReceiptStatus
-from tests.gateway.harness import PLAN, START, TENSORS, Farm, P, body, content
+from fedclient.values import Codec, HeadVersion, ReceiptStatus, TensorSpec, parameters
+from tests.gateway.harness import PLAN, SETTINGS, START, TENSORS, Farm, P, body, content
+
+WIDE = (TensorSpec(name="bias", shape=(10,)), TensorSpec(name="kernel", shape=(300, 10)))
+FEW = replace(PLAN, codec=Codec(density=0.02))
+
+
+def wide() -> releases.Content:
+    head = np.random.default_rng(1).normal(size=parameters(WIDE)).astype(np.float32)
+    return replace(content(FEW), head=head, tensors=WIDE)
+
+
+def wide_body(seed: int, scale: float = 1.0) -> bytes:
+    vector = scale * np.random.default_rng(seed).laplace(size=parameters(WIDE)) / 100
+    return codec.encode(vector.astype(np.float32), WIDE, FEW.codec).body
 
 
 def expected_head(farm, rows):
@@ -146,6 +160,64 @@ def test_a_close_that_fails_is_done_again_with_the_same_result(farm, monkeypatch
     farm.run(30)
     assert farm.store.current() == HeadVersion(1, 2)
     assert np.allclose(farm.wanted(), expected_head(farm, [(0, 1), (1, 1), (2, 1)]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("max_delta_bytes", [None, 64, 100])
+def test_a_delta_is_as_long_as_the_operator_says_and_what_does_not_fit_comes_later(tmp_path, max_delta_bytes):
+    farm = Farm(tmp_path / "gateway", replace(SETTINGS, max_delta_bytes=max_delta_bytes), publish=False)
+    releases.publish(farm.desk, wide())
+    devices = farm.devices(3)
+    for seed, device in enumerate(devices):
+        device.update(body=wide_body(seed))
+    farm.settle(*devices)
+    most = max_delta_bytes or collection.usual_budget(len(wide_body(0)), 1)
+    ((version, made),) = farm.store.rounds()
+    manifest = manifest_of(farm.store.releases(1)[0])
+    assert version == manifest.head_version
+    assert made.delta_bytes == manifest.deltas[0].size <= most
+    assert made.delta_bytes >= 0.8 * (max_delta_bytes or 0)
+    assert made.full_bytes == manifest.full.size
+    waits = np.linalg.norm(farm.wanted() - farm.head())
+    for device in devices:
+        device.update(body=wide_body(0, scale=0.0))
+    farm.settle(*devices)
+    assert farm.store.rounds()[-1][1].delta_bytes
+    waits_now = np.linalg.norm(farm.wanted() - farm.head())
+    assert waits_now < waits or (max_delta_bytes is None and waits_now == waits), (
+        "or it is on the finest grid"
+    )
+
+
+def test_the_usual_budget_is_three_bodies_and_at_least_700_bytes():
+    assert [collection.usual_budget(*of) for of in ((0, 0), (2330, 10), (2340, 10), (90_000, 3))] == [
+        700,
+        700,
+        702,
+        90_000,
+    ]
+
+
+def test_the_held_out_samples_judge_the_head_that_devices_get(farm, monkeypatch):
+    measured = []
+    monkeypatch.setattr(farm.gateway, "_measure", lambda head: measured.append(head.tobytes()))
+    devices = farm.devices(3)
+    for device in devices:
+        device.update()
+    farm.settle(*devices)
+    assert measured == [farm.head().tobytes()]
+    assert farm.head().tobytes() != farm.wanted().astype(np.float32).tobytes()
+
+
+def test_a_remainder_that_is_damaged_costs_no_round(farm, caplog):
+    devices = farm.devices(3)
+    for number in range(2):
+        for device in devices:
+            device.update(body=body(number))
+        farm.settle(*devices)
+        with farm.store.transaction():
+            farm.store._db.execute("UPDATE remainder SET data = zeroblob(8)")
+    assert farm.store.current() == HeadVersion(1, 3)
+    assert "left over" in caplog.text
 
 
 def test_a_rebuilt_version_keeps_its_deadline(farm):

@@ -15,6 +15,7 @@ import pytest
 
 from fedclient import codec
 from fedclient.gateway import aggregate, canonical
+from fedclient.gateway.collection import usual_budget
 from fedclient.gateway.desk import manifest_of
 from fedclient.gateway.server import open_desk
 from tests.gateway.crash_child import DEVICES, sent
@@ -90,7 +91,10 @@ def check_heads(desk, ledger) -> None:
             now = canonical.with_statistics(now, running.statistics(now.head), NORMALIZED)
         else:
             change = running.change(SETTINGS.server_learning_rate)
-            now, _ = canonical.advance(now, change, NORMALIZED, max(256, 4 * sum(sizes) // len(sizes)))
+            now, delta = canonical.advance(now, change, NORMALIZED, usual_budget(sum(sizes), len(sizes)))
+            assert (delta is not None) == bool(manifest.deltas)
+            assert delta is None or desk.store.blob(manifest.deltas[0].hash) == delta
+        assert desk.store.blob(manifest.full.hash) == now.full
         assert desk.store.blob(manifest.head.hash) == now.head.astype("<f4").tobytes()
         assert np.isfinite(now.head).all()
     assert desk.store.remainder.of(desk.store.current(), now.head.size).tobytes() == now.remainder.tobytes()

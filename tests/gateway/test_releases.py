@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedclient import codec
 from fedclient.errors import ModelError, UsageError, WireError
 from fedclient.gateway import releases
 from fedclient.gateway.desk import manifest_of
 from fedclient.values import HeadVersion, Schedule
 from fedclient.wire import messages
-from tests.gateway.harness import PLAN, START, Farm, content
+from tests.gateway.harness import PLAN, START, Farm, P, content
 
 
 @pytest.fixture
@@ -70,6 +71,39 @@ def test_rule_6_rollback_is_a_higher_version_with_older_content(farm):
     releases.publish(farm.desk, content(replace(PLAN, epochs=9), model=b"worse"))
     assert releases.rollback(farm.desk, 1) == HeadVersion(3, 3)
     assert newest(farm) == replace(old, head_version=HeadVersion(3, 3))
+
+
+def test_rule_6_rollback_keeps_the_heads_bytes_and_lists_no_delta_across_generations(farm):
+    devices = farm.devices(3)
+    heads = [farm.head()]
+    for _ in range(3):
+        for device in devices:
+            device.update()
+        farm.settle(*devices)
+        heads.append(farm.head())
+    assert newest(farm).deltas
+    assert farm.wanted().tolist() != farm.head().tolist()
+    releases.rollback(farm.desk, 3)
+    manifest = newest(farm)
+    assert (manifest.head_version, manifest.deltas) == (HeadVersion(2, 5), ())
+    assert farm.head().tobytes() == heads[2].tobytes()
+    full = farm.store.blob(manifest.full.hash)
+    assert codec.head_from(full, manifest.tensors).tobytes() == heads[2].tobytes()
+    assert farm.wanted().tolist() == farm.head().tolist(), "what waited is of the generation that ended"
+    farm.settle(*devices)
+    for device in devices:
+        device.update()
+    farm.settle(*devices)
+    assert len(newest(farm).deltas) == 1
+    releases.recover(farm.desk, force=True)
+    assert (newest(farm).head_version, newest(farm).deltas) == (HeadVersion(3, 7), ())
+
+
+def test_a_head_that_is_none_is_not_published(empty):
+    wrong = replace(content(), head=np.full(P, np.nan, dtype=np.float32))
+    with pytest.raises(WireError, match="normal number"):
+        releases.publish(empty.desk, wrong)
+    assert empty.store.current() == HeadVersion(0, 0)
 
 
 def test_rollback_to_nothing(farm):

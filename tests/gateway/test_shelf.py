@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from fedclient import codec
 from fedclient.downlink import DeviceDownlink
 from fedclient.gateway import releases
 from fedclient.gateway import shelf as shelf_module
@@ -12,9 +13,10 @@ from fedclient.gateway.desk import manifest_of
 from fedclient.gateway.roster import Standing
 from fedclient.gateway.server import POLL_S, open_desk
 from fedclient.gateway.shelf import REVIEW_S
-from fedclient.limits import MAX_CHUNK_BYTES
+from fedclient.limits import MAX_CHUNK_BYTES, MAX_DELTAS
 from fedclient.values import Command, CommandKind, HeadVersion
-from fedclient.wire.blobs import check_chunk, check_hashes, split
+from fedclient.wire.blobs import check_chunk, check_hashes, is_blob, split
+from fedclient.wire.fields import DELTA_HASH_BYTES
 from tests.gateway.harness import TOPICS, Farm, content
 
 
@@ -23,7 +25,7 @@ def shelf(farm):
 
 
 def blobs_of(manifest):
-    return {TOPICS.blob(manifest.head.hash, 1), TOPICS.blob(manifest.model.hash, 1)}
+    return {TOPICS.blob(ref.hash, 1) for ref in (manifest.model, manifest.full, *manifest.deltas)}
 
 
 def close_a_version(farm, devices):
@@ -44,10 +46,32 @@ def test_rule_6_a_manifest_and_its_blobs_can_be_fetched(tmp_path):
         for number, expected in enumerate(hashes, start=1)
     ]
     assert b"".join(chunks) == model
-    head = found[TOPICS.blob(manifest.head.hash, 1)]
-    assert hashlib.sha256(hashlib.sha256(head).digest()).digest() == manifest.head.hash
-    assert TOPICS.blob(manifest.head.hash, 0) not in found, "one chunk needs no list"
+    full = found[TOPICS.blob(manifest.full.hash, 1)]
+    assert hashlib.sha256(hashlib.sha256(full).digest()).digest() == manifest.full.hash
+    assert is_blob(manifest.head, codec.head_from(full, manifest.tensors).astype("<f4").tobytes())
+    assert TOPICS.blob(manifest.full.hash, 0) not in found, "one chunk needs no list"
+    assert TOPICS.blob(manifest.head.hash, 1) not in found, "devices put the head together"
     assert max(map(len, found.values())) <= MAX_CHUNK_BYTES
+
+
+def test_rule_6_deltas_lead_from_head_to_head_as_far_back_as_they_are_listed(farm):
+    devices = farm.devices(3)
+    heads = {1: farm.head()}
+    for version in range(2, 13):
+        close_a_version(farm, devices)
+        manifest, found = devices[0].manifest, shelf(farm)
+        heads[version] = farm.head()
+        assert 1 <= len(manifest.deltas) <= MAX_DELTAS
+        assert {len(delta.hash) for delta in manifest.deltas} == {DELTA_HASH_BYTES}
+        assert sum(delta.size for delta in manifest.deltas) < manifest.full.size
+        for back in range(1, len(manifest.deltas) + 1):
+            head = heads[version - back]
+            for delta in manifest.deltas[back - 1 :: -1]:
+                data = found[TOPICS.blob(delta.hash, 1)]
+                assert is_blob(delta, data)
+                head = codec.head_after(head, data, manifest.tensors)
+            assert head.tobytes() == heads[version].tobytes()
+    print([delta.size for delta in manifest.deltas], manifest.full.size)
 
 
 def test_rule_4_7_everything_is_published_again_on_every_connect(farm):
@@ -120,8 +144,10 @@ def test_blobs_go_out_before_the_manifest_that_names_them(farm, monkeypatch):
     )
     devices = farm.devices(3)
     close_a_version(farm, devices)
-    new = TOPICS.blob(devices[0].manifest.head.hash, 1)
-    assert order.index(new) < order.index(TOPICS.manifest)
+    manifest = devices[0].manifest
+    assert manifest.deltas
+    for ref in (manifest.full, *manifest.deltas):
+        assert order.index(TOPICS.blob(ref.hash, 1)) < order.index(TOPICS.manifest)
     assert TOPICS.blob(devices[0].manifest.model.hash, 1) not in order, "it is there already"
 
 

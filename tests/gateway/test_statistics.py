@@ -58,6 +58,9 @@ def test_the_next_version_has_the_statistics_of_all_samples_and_trains(collectin
     assert manifest.head_version == HeadVersion(1, 2)
     assert manifest.plan == replace(COLLECTING, statistics=False)
     assert collecting.store.base(HeadVersion(1, 2)) == manifest.base, "updates are bound to the new plan"
+    assert manifest.deltas == (), "statistics travel with a full head"
+    full = collecting.store.blob(manifest.full.hash)
+    assert codec.head_from(full, manifest.tensors).tobytes() == collecting.head().tobytes()
     assert collecting.head()[:4].tolist() == [1, 2, 3, 4], "nothing was trained"
     assert np.allclose(scaled(collecting).mean(axis=0), 0, atol=1e-3)
     assert np.allclose(scaled(collecting).std(axis=0), 1, rtol=1e-3)

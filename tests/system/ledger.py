@@ -9,11 +9,14 @@ import numpy as np
 
 from fedclient import codec
 from fedclient.crypto import cose
+from fedclient.gateway import canonical
+from fedclient.gateway.collection import usual_budget
 from fedclient.gateway.desk import manifest_of
-from fedclient.values import HeadVersion
+from fedclient.values import HeadVersion, parameters
 from fedclient.wire import messages
 from tests.system.world import Device, World
 
+_ROUNDING = 1e-12  # float64 has 1e-16 of what weights there are
 # What a device writes into its history for each status of a receipt.
 _OUTCOME = {"COUNTED": "counted", "NOT_COUNTED": "returned", "REFUSED": "refused"}
 
@@ -59,7 +62,7 @@ def _check_heads(world: World) -> None:
 
 
 def replay(world: World) -> int:
-    """Make every head again out of the bodies that devices still have; return how many were made.
+    """Make heads again, newest first, out of the bodies that devices still have; return how many were made.
 
     Fails unless each is bit for bit what the gateway published, however often it was killed.
     """
@@ -72,19 +75,32 @@ def replay(world: World) -> int:
     desk = world.desk()
     with closing(desk.store) as store:
         manifests = {one.head_version: manifest_of(one) for one in store.releases(10**6)}
-        for version, _ in store.rounds():
-            base = manifests[HeadVersion(version.generation, version.version - 1)]
+        newest = max(manifests)
+        left = store.remainder.of(newest, parameters(manifests[newest].tensors))
+        for version, _ in reversed(store.rounds()):
+            base, manifest = (
+                manifests[HeadVersion(version.generation, version.version - 1)],
+                manifests[version],
+            )
             rows = world.ask(
                 "SELECT device, counter, weight FROM counted WHERE went_into = ? ORDER BY row",
                 version.version,
             )
             if not all(row[:2] in bodies for row in rows):
-                continue  # a device keeps the bodies of its last updates only
-            old = np.frombuffer(store.blob(base.head.hash), "<f4")
-            total = np.zeros(len(old))
+                break  # a device keeps the bodies of its last updates only
+            old, new = (np.frombuffer(store.blob(one.head.hash), "<f4") for one in (base, manifest))
+            total, sizes = np.zeros(len(old)), [len(bodies[row[:2]]) for row in rows]
             for device, counter, weight in rows:
                 codec.decode(bodies[device, counter], base.tensors, base.plan.codec).add_to(total, weight)
-            expected = (old + total / sum(row[2] for row in rows)).astype("<f4")
-            assert store.blob(manifests[version].head.hash) == expected.tobytes(), f"head {version}"
-            made += 1
+            change = total / sum(row[2] for row in rows)
+            before = new + left - old - change  # what had been left over then, but for rounding
+            before[np.abs(before) < _ROUNDING] = 0.0
+            now = canonical.Canonical(head=old, full=b"", remainder=before)
+            expected, delta = canonical.advance(
+                now, change, base.tensors, usual_budget(sum(sizes), len(sizes))
+            )
+            assert new.tobytes() == expected.head.tobytes(), f"head {version}"
+            assert delta == (store.blob(manifest.deltas[0].hash) if manifest.deltas else None)
+            assert store.blob(manifest.full.hash) == expected.full
+            left, made = before, made + 1
     return made

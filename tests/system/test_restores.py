@@ -216,7 +216,11 @@ def test_rule_6_no_older_head_is_taken_after_a_kill(world, broker):
         # one connection, in order: when it complains of this, it has read the other
         stranger.publish(f"{PREFIX}/down/{device.id}/receipt", b"no receipt")
         world.wait_said(device.agent, r"not our gateway's", since)
-        assert [device.state()[name] for name in ("floor", "current", "wanted")] == [newest, newest, None]
+        world.wait(
+            lambda: [device.state()[name] for name in ("floor", "current", "wanted")]
+            == [newest, newest, None],
+            "it has the newest head that it has heard of, and wants no other",
+        )
         assert newest >= [1, 2]
         world.gateway.start()
         world.wait_for_more()

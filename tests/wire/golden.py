@@ -74,7 +74,7 @@ MANIFEST = Manifest(
     labels=("walk", "sit", "ü"),
     plan=PLAN,
     plan_hash=hashlib.sha256(messages.encode_plan(PLAN)).digest(),
-    deltas=(BlobRef(hash=b"1" * 16, size=9), BlobRef(hash=b"2" * 16, size=11)),
+    deltas=(BlobRef(hash=b"1" * 8, size=9), BlobRef(hash=b"2" * 8, size=11)),
 )
 BASE = Base(head_version=HeadVersion(3, 42), head_hash=b"h" * 32, plan_hash=MANIFEST.plan_hash)
 UPDATE = Update(

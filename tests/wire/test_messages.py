@@ -192,7 +192,7 @@ plans = st.builds(
     max_bytes_per_day=st.just(0) | st.integers(256, 10**12),
 )
 deltas = st.lists(
-    st.builds(BlobRef, hash=st.binary(min_size=16, max_size=16), size=st.integers(1, 10**6)),
+    st.builds(BlobRef, hash=st.binary(min_size=8, max_size=8), size=st.integers(1, 10**6)),
     max_size=limits.MAX_DELTAS,
 ).map(tuple)
 
