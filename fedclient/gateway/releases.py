@@ -19,7 +19,7 @@ from fedclient.gateway.desk import Desk, manifest_of
 from fedclient.training.schedule import hyper_parameters
 from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec
 from fedclient.wire import messages
-from fedclient.wire.blobs import split
+from fedclient.wire.blobs import Blob, split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,8 +42,7 @@ def publish(desk: Desk, content: Content) -> HeadVersion:
     that no device would accept.
     """
     _refuse_what_does_not_fit(content)
-    start = canonical.begin(content.head, content.tensors)
-    model, head, full = map(split, (content.model, start.head.astype("<f4").tobytes(), start.full))
+    model, (head, full) = split(content.model), _encoded(content.head, content.tensors)
     # Read back as a device will: what none would accept is never signed; and 1 becomes 1.0.
     plan = messages.decode_plan(messages.encode_plan(content.plan))
     with desk.store.transaction():
@@ -107,8 +106,20 @@ def _refuse_what_does_not_fit(content: Content) -> None:
 
 def _again(desk: Desk, manifest: Manifest) -> HeadVersion:
     following = _following(desk)
+    if manifest.full == manifest.head:  # made before heads were encoded
+        values = np.frombuffer(desk.store.blob(manifest.head.hash), dtype="<f4").astype(np.float32)
+        head, full = _encoded(values, manifest.tensors)
+        for blob in (head, full):
+            desk.store.add_blob(blob.ref.hash, b"".join(blob.chunks))
+        manifest = replace(manifest, head=head.ref, full=full.ref)
     desk.store.add_release(desk.release(replace(manifest, head_version=following, deltas=())))
     return following
+
+
+def _encoded(head: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> tuple[Blob, Blob]:
+    """Return a head as devices will have it, near the one given, and encoded."""
+    start = canonical.begin(head, tensors)
+    return split(start.head.astype("<f4").tobytes()), split(start.full)
 
 
 def _following(desk: Desk) -> HeadVersion:

@@ -6,8 +6,10 @@ import hashlib
 
 import pytest
 
+from fedclient import codec
 from fedclient.crypto import cose
 from fedclient.errors import WireError
+from fedclient.gateway import releases
 from fedclient.gateway.desk import is_read, manifest_of
 from fedclient.gateway.renewal import renew
 from fedclient.gateway.store import Release
@@ -58,6 +60,16 @@ def test_a_head_of_before_is_published_again_and_trained_on(tmp_path):
     assert farm.store.current() == HeadVersion(2, 3)
     farm.restart()
     assert farm.store.current() == HeadVersion(2, 3), "once"
+
+
+def test_a_rollback_to_a_head_of_before_encodes_it(tmp_path):
+    farm = Farm(tmp_path / "gateway", publish=False)
+    earlier(farm)
+    farm.restart()
+    assert releases.rollback(farm.desk, 1) == HeadVersion(3, 3)
+    manifest = manifest_of(farm.store.releases(1)[0])
+    assert codec.head_from(farm.store.blob(manifest.full.hash), TENSORS).tobytes() == START.tobytes()
+    assert farm.head().tobytes() == START.tobytes()
 
 
 def test_nothing_is_renewed_without_need_or_before_recover(tmp_path):

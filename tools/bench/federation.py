@@ -19,6 +19,7 @@ from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device.personal import extract, overlay
 from fedclient.gateway import canonical
 from fedclient.gateway.aggregate import RunningSum, inspect, sample_weight
+from fedclient.gateway.collection import usual_budget
 from fedclient.runtime import TrainableModel
 from fedclient.trainer.pack import pack
 from fedclient.training.loop import Examples, HeadTraining, accuracy
@@ -27,7 +28,6 @@ from fedclient.values import BlobRef, HeadVersion, Manifest, Plan, Update
 
 _NOTHING = BlobRef(hash=b"", size=0)
 _UPDATE = Update(counter=40, head_version=HeadVersion(1, 40), bucket=7, accuracy_percent=70, body=b"")
-_DELTA, _LEAST_DELTA = 4, 256  # a delta down is as long as so many bodies, or as so many bytes
 
 
 @dataclass
@@ -118,8 +118,8 @@ class Federation:
         )
 
     def __post_init__(self) -> None:
-        self._canonical = canonical.begin(self.model.get_weights(), self.model.tensors)
-        self.head = self._canonical.head
+        self.canonical = canonical.begin(self.model.get_weights(), self.model.tensors)
+        self.head = self.canonical.head
         self.body_bytes = Post("lab").body_bytes(self.plan)
         self._manifest = Manifest(
             head_version=HeadVersion(1, 1),
@@ -140,7 +140,7 @@ class Federation:
                 turns.append(turn)
                 sizes.append(len(body))
                 on_body(body)
-            self._publish(turns, budget_bytes=max(_LEAST_DELTA, _DELTA * sum(sizes) // len(sizes)))
+            self._publish(turns, budget_bytes=usual_budget(sum(sizes), len(sizes)))
             self.round += 1
 
     def _publish(self, turns: list[Turn], budget_bytes: int) -> None:
@@ -152,9 +152,9 @@ class Federation:
         if not self.rounds_heads:
             self.head = (self.head + change).astype(np.float32)
             return
-        self._canonical, delta = canonical.advance(self._canonical, change, self.model.tensors, budget_bytes)
-        self.head = self._canonical.head
-        self.versions.append(self._canonical.full if delta is None else delta)
+        self.canonical, delta = canonical.advance(self.canonical, change, self.model.tensors, budget_bytes)
+        self.head = self.canonical.head
+        self.versions.append(self.canonical.full if delta is None else delta)
 
     def head_of(self, person: Person) -> NDArray[np.float32]:
         """Return the current head as this person's app gets it."""
