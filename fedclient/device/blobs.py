@@ -102,10 +102,10 @@ class Blobs:
         sweep(self._path)
 
     def keep_only(self, refs: Collection[BlobRef]) -> None:
-        """Remove every blob and half-fetched blob that is not in `refs`."""
+        """Remove every blob and half-fetched blob that is not in `refs`; a child may be writing one that is."""
         names = {blob_name(ref.hash) for ref in refs}
         for path in self._path.iterdir():
-            if path.name.partition(".")[0] not in names:
+            if path.name.removeprefix(".").partition(".")[0] not in names:
                 with suppress(OSError):  # whoever put a folder here: it is in nobody's way
                     path.unlink(missing_ok=True)
 

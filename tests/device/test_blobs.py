@@ -119,6 +119,17 @@ def test_only_what_is_needed_stays(blobs, tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [blob_name(small.ref.hash)]
 
 
+def test_what_a_child_is_writing_now_stays_where_it_is_needed(blobs, tmp_path, monkeypatch) -> None:
+    """Agent and child share the folder: tidying up must not take away what gets its name in a moment."""
+
+    def tidied(_: int) -> None:
+        blobs.keep_only([BLOB.ref])
+
+    monkeypatch.setattr("os.fsync", tidied)
+    blobs.put(BLOB.ref, DATA)
+    assert blobs.read(BLOB.ref) == DATA
+
+
 def test_a_folder_that_does_not_belong_here_is_in_nobodys_way(blobs, tmp_path) -> None:
     (tmp_path / "lost+found").mkdir()
     blobs.keep_only([])
