@@ -102,7 +102,7 @@ class Blobs:
         sweep(self._path)
 
     def keep_only(self, refs: Collection[BlobRef]) -> None:
-        """Remove every blob and half-fetched blob that is not in `refs`; a child may be writing one that is."""
+        """Remove every blob, whole or not, that is not in `refs`; a child may be writing one that is."""
         names = {blob_name(ref.hash) for ref in refs}
         for path in self._path.iterdir():
             if path.name.removeprefix(".").partition(".")[0] not in names:
