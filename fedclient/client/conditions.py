@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from fedclient import boards
 from fedclient.client import allowance
+from fedclient.client.clock import DeviceClock, boot_id, minute_of_week
 from fedclient.config import Config
 from fedclient.device import schedule
 from fedclient.device.folder import DeviceFolder
@@ -44,7 +45,6 @@ KEEPS_JUDGES_BACK = frozenset({"supply", "temperature", "throttling", "memory", 
 RECEIPT_BYTES = 1024  # and the headers of both messages
 SAVE_S = 60.0  # how often is saved what a training has spent: a kill or power cut counts as much
 FETCH_LOOK_S = 1.0
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,26 +54,6 @@ class Doing:
     head: HeadVersion | None = None
     trainer_pid: int | None = None
     resuming: bool = False
-
-
-class DeviceClock:
-    """Device time from the boot clock: it only runs forward, over restarts and reboots."""
-
-    def __init__(self, mark: ClockMark | None, boot_id: str) -> None:
-        self._mark = mark
-        self._boot_id = boot_id
-        self._offset_s = 0.0
-        self._caught_up = mark is None or mark.boot_id == boot_id  # or the time off was added already
-        self._started = False
-
-    def elapsed_s(self, boot_s: float, unix_s: float | None) -> float:
-        """Return device time; `unix_s` is the wall clock where it is synchronised."""
-        if self._mark is not None and (not self._started or (unix_s is not None and not self._caught_up)):
-            found_s = self._mark.elapsed_at(self._boot_id, boot_s, unix_s)
-            self._offset_s = max(self._offset_s, found_s - boot_s)
-            self._caught_up = self._caught_up or unix_s is not None
-        self._started = True
-        return boot_s + self._offset_s
 
 
 class Conditions:
@@ -94,7 +74,7 @@ class Conditions:
         )
         self._samples: SampleStore | None = None
         self._counted: tuple[object, SampleCounts] = (None, SampleCounts())
-        self._boot_id = _boot_id()
+        self._boot_id = boot_id()
         self._history = History()
         self._clock: DeviceClock | None = None
         self._now = ClockMark(0.0, self._boot_id, 0.0, None)
@@ -175,7 +155,7 @@ class Conditions:
     @property
     def now(self) -> Now:
         """Device time of the last look, and the local time where the clock is right."""
-        return Now(elapsed_s=self._now.elapsed_s, minute_of_week=_minute_of_week(self._now.unix_s))
+        return Now(elapsed_s=self._now.elapsed_s, minute_of_week=minute_of_week(self._now.unix_s))
 
     def _tick(self, now_s: float) -> None:
         unix_s = time.time() if self.readings.clock_synchronised.value else None
@@ -382,18 +362,3 @@ def is_local(host: str) -> bool:
 def closed_sentences(decision: Decision | None) -> Sequence[str]:
     """Return what the closed gates say."""
     return [] if decision is None else [gate.sentence for gate in decision.gates if not gate.ok]
-
-
-def _minute_of_week(unix_s: float | None) -> int | None:
-    if unix_s is None:
-        return None
-    time.tzset()  # or the zone would be that of the agent's start
-    local = time.localtime(unix_s)
-    return (local.tm_wday * 24 + local.tm_hour) * 60 + local.tm_min
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""  # equal to no other boot's: intervals begin with this one

@@ -1,4 +1,4 @@
-"""The scheduler's edge: device time, what is spent, who paused, and when to fetch."""
+"""The scheduler's edge: what is spent, who paused, and when to fetch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from pathlib import Path
 import pytest
 
 from fedclient.client import conditions as module
-from fedclient.client.conditions import Conditions, DeviceClock, Doing, is_local
+from fedclient.client.conditions import Conditions, Doing, is_local
 from fedclient.config import Config, LimitSettings
 from fedclient.device import schedule
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
 from fedclient.errors import ConfigError
-from fedclient.scheduler.history import DAY_S, ClockMark, Cost
+from fedclient.scheduler.history import DAY_S, Cost
 from fedclient.scheduler.policy import LONGEST_SLEEP_S
 from fedclient.scheduler.schedule import Policy
 from fedclient.testing.setup import EAGER
 from tests.client.harness import PLAN, V1
 
 CAPTURES = Path(__file__).parents[2] / "hardware" / "boards"
-MARK = ClockMark(elapsed_s=5000.0, boot_id="old", boot_s=100.0, unix_s=1_000_000.0)
 
 
 @pytest.fixture
@@ -43,37 +42,6 @@ def conditions(device, database):
 
 def on(device, database, policy: Policy, root: Path = Path("/")) -> Conditions:
     return Conditions(device.folder, Config(state=device.folder.path, schedule=policy), database, root=root)
-
-
-# --- device time -----------------------------------------------------------------------------------
-def test_device_time_begins_with_the_boot_and_goes_on_over_a_restart() -> None:
-    assert DeviceClock(None, "b").elapsed_s(70.0, None) == 70.0
-    again = DeviceClock(replace(MARK, boot_id="b"), "b")
-    assert again.elapsed_s(160.0, None) == 5060.0
-    assert again.elapsed_s(161.0, 9e9) == 5061.0  # within a boot no wall clock is asked
-
-
-def test_over_a_reboot_the_time_off_counts_where_both_clocks_were_right() -> None:
-    assert DeviceClock(MARK, "new").elapsed_s(30.0, 1_000_600.0) == 5600.0
-    assert DeviceClock(MARK, "new").elapsed_s(30.0, None) == 5030.0
-    assert DeviceClock(replace(MARK, unix_s=None), "new").elapsed_s(30.0, 1_000_600.0) == 5030.0
-
-
-def test_a_clock_that_is_right_only_later_is_caught_up_with_once() -> None:
-    clock = DeviceClock(MARK, "new")
-    assert clock.elapsed_s(30.0, None) == 5030.0
-    assert clock.elapsed_s(40.0, 1_000_600.0) == 5600.0
-    assert clock.elapsed_s(50.0, 2_000_000.0) == 5610.0  # a clock set a second time changes nothing
-    assert clock.elapsed_s(60.0, None) == 5620.0
-
-
-@pytest.mark.parametrize("unix_s", [-1e12, 0.0, 999_000.0])
-def test_a_wall_clock_that_went_back_takes_no_time_away(unix_s: float) -> None:
-    assert DeviceClock(MARK, "new").elapsed_s(30.0, unix_s) == 5030.0
-
-
-def test_a_wall_clock_that_is_years_ahead_counts_a_month_at_most() -> None:
-    assert DeviceClock(MARK, "new").elapsed_s(30.0, 9e9) == 5000.0 + 30 * DAY_S
 
 
 # --- what is remembered -------------------------------------------------------------------------------
@@ -166,7 +134,7 @@ def test_what_a_kill_or_power_cut_hides_is_paid_for_once(
     """Else a supply that breaks down at each training is one that trains without end."""
     killed_while_it_trains(device, database, 100.0)
     if boot == "new":
-        monkeypatch.setattr(module, "_boot_id", lambda: "another")
+        monkeypatch.setattr(module, "boot_id", lambda: "another")
     for start in range(2):
         again = on(device, database, EAGER)
         again.decide(Doing(), begins_s + start)
