@@ -77,8 +77,9 @@ class Heads:
         if allowed and manifest.model.hash.hex() not in allowed:
             raise ConfigError(f"model {manifest.model.hash.hex()} is not in [privacy] allowed_models")
         allowance.check(self._config.limits, manifest)
-        # the whole head as it travels counts as well: no route is longer
-        missing = {ref for ref in (manifest.model, manifest.head, manifest.full) if not self._blobs.has(ref)}
+        missing = {ref for ref in (manifest.model, manifest.head) if not self._blobs.has(ref)}
+        if manifest.head in missing:  # as it travels it counts too: no route is longer than the whole one
+            missing.add(manifest.full)
         check_sizes(
             tuple(missing),
             self._config.limits.max_model_mib << 20,
@@ -266,6 +267,8 @@ class Heads:
             raise StorageDamaged(f"model or head of {version} is gone: it will be fetched again")
         kept = [self._journal.manifest(other) for other in keep if other is not None]
         needed = [manifest, *(other for other in kept if other is not None)]
+        if self.assembly.child is None:
+            self._blobs.sweep()
         self._blobs.keep_only([ref for one in needed for ref in self._refs(one)])
 
     def _refs(self, manifest: Manifest) -> tuple[BlobRef, ...]:

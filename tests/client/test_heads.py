@@ -125,6 +125,14 @@ def test_rule_6_what_travels_and_what_it_becomes_count_both(device, journal, gat
         heads_of(device, journal, limits=LimitSettings(max_model_mib=2)).admit(replace(manifest, **refs))
 
 
+def test_a_head_that_is_here_takes_no_room(heads, link, journal, gateway, monkeypatch) -> None:
+    from fedclient.client import heads as module  # noqa: PLC0415
+
+    manifest = take(heads, link, journal, gateway, V1)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
+    heads.admit(replace(manifest, head_version=V2))
+
+
 def test_rule_6_a_model_the_disk_has_no_room_for_is_refused(heads, gateway, monkeypatch) -> None:
     from fedclient.client import heads as module  # noqa: PLC0415
 
