@@ -210,7 +210,8 @@ def test_a_short_run_prints_one_object_and_nothing_else(tmp_path: Path) -> None:
     assert report["devices"] == 3
     assert report["fp32_bytes_up_per_round"] == 3 * 2600
     assert all(0 < one["bytes_up"] < 3 * 400 for one in report["rounds"])
-    assert all(one["bytes_down"] > 2600 and one["seconds"] > 0 for one in report["rounds"])
+    assert all(one["bytes_down"] > 200 and one["seconds"] > 0 for one in report["rounds"])
+    assert all(one["bytes_down"] < 2600 for one in report["rounds"][1:]), "deltas, not heads"
     assert report["updates_counted"] >= 9
     assert report["updates_lost"] == 0
     assert 5 < report["agent_peak_pss_mib"] <= 30
