@@ -184,7 +184,7 @@ class GatewaySettings:
         None,
         "what leads from a head to the next; what does not fit comes later",
         *limits.DELTA_BYTES,
-        none="4 updates",
+        none="3 updates, at least 700",
     )
     holdout: Path | None = key(None, "samples to measure each head on (.npz with x and y)")
     max_pending_updates: int = key(100_000, "updates stored and not yet published", 2, 10**8)

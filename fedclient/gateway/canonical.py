@@ -31,7 +31,7 @@ _CHANGE: Final = 3  # of the changes of one version
 _SMALL: Final = 10  # a tensor of 2^n values has 10 - n bits more: of few values each counts
 _PARTS: Final = 3  # steps too fine for all elements that are tried with a part of them
 _CLOSE: Final = 64  # a part's size is found to one of so many
-_NOISE: Final = 2.0**-20  # of the largest
+_NOISE: Final = 2.0**-20  # of the largest: smaller ones are what rounding has left of 0
 _LEAST_EXPONENT: Final = -126  # a float32 has normal numbers from here on
 
 Vector = NDArray[np.float64]
@@ -207,7 +207,7 @@ def _spread(exponents: Iterator[int], tensors: tuple[TensorSpec, ...]) -> Expone
 
 
 def _magnitude(values: Vector) -> float:
-    """Return the root of the mean square of what is not 0, or what the rounding of float64 made of a 0."""
+    """Return the root of the mean square of what is neither 0 nor what float64 made of a 0 by rounding."""
     sizes = np.abs(values)
     used = values[sizes > sizes.max() * _NOISE]
     return math.sqrt(float(np.square(used).mean())) if used.size else 0.0
