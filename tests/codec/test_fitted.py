@@ -163,3 +163,8 @@ def test_a_count_beyond_the_plan_is_refused(length, rest, most):
     out.number(rest, length - 1)
     with pytest.raises(CodecError, match="plan"):
         fitted._read_count(BitReader(out.to_bytes() + bytes(4)), most)
+
+
+def test_no_room_for_nothing_is_said_in_one_line():
+    with pytest.raises(CodecError, match="may have 0 bytes, and takes at least 1$"):
+        encode(np.zeros(32, np.float32), SMALL, FITTED, max_bytes=0)
