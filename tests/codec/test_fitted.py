@@ -166,5 +166,5 @@ def test_a_count_beyond_the_plan_is_refused(length, rest, most):
 
 
 def test_no_room_for_nothing_is_said_in_one_line():
-    with pytest.raises(CodecError, match="may have 0 bytes, and takes at least 1$"):
+    with pytest.raises(CodecError, match=r"may have 0 bytes, and takes at least 1$"):
         encode(np.zeros(32, np.float32), SMALL, FITTED, max_bytes=0)
