@@ -219,8 +219,17 @@ def _round(row: dict[str, Any]) -> str:
     epochs = "" if row["epochs"] is None else f"  epochs {row['epochs']:.1f}"
     return (
         f"{row['generation']}.{row['version']}  updates {row['counted']}{epochs}  accuracy {accuracy}"
-        f"  up {row['bytes_up']} B  down {row['bytes_down']} B  {row['seconds']:.1f} s{_verdicts(row)}"
+        f"  up {row['bytes_up']} B  down {row['bytes_down']} B{_head(row)}  {row['seconds']:.1f} s"
+        f"{_verdicts(row)}"
     )
+
+
+def _head(row: dict[str, Any]) -> str:
+    """Say how a head travels: from the one before, and whole."""
+    if row["full_bytes"] is None:
+        return ""
+    delta = "no delta" if row["delta_bytes"] is None else f"delta {row['delta_bytes']} B"
+    return f" ({delta}, whole {row['full_bytes']} B)"
 
 
 def _verdicts(row: dict[str, Any]) -> str:

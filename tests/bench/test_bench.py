@@ -60,7 +60,7 @@ def test_a_round_is_split_into_stages_that_add_up(
     assert 0 < disk["without_training_and_start_ms"] < disk["total_ms"]
     assert disk["cpu_ms"]["trainer"] > 0
     assert disk["bytes_up"] > disk["update_bytes"]["most"]
-    assert disk["bytes_down"] > 4 * 12_810  # the next head
+    assert 300 < disk["bytes_down"] < 4 * 12_810  # a manifest, a delta and a receipt, and no whole head
     targets = {one["name"]: one for one in found["targets"]}
     assert targets["update of 12,810 parameters at 1 %, bytes"][
         "met"

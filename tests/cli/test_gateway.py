@@ -167,7 +167,8 @@ def test_rounds_show_verdicts_and_epochs_where_there_is_something_to_show(state,
             version = HeadVersion(1, number)
             base = Base(head_version=version, head_hash=b"b", plan_hash=b"p")
             release = Release(head_version=version, model_hash=b"b", base=base, signed=b"")
-            desk.store.add_release(release, replace(made, epochs=1.75 if number == 2 else None))
+            more = {2: {"epochs": 1.75, "full_bytes": 900}, 3: {"full_bytes": 950, "delta_bytes": 70}}
+            desk.store.add_release(release, replace(made, **more.get(number, {})))
             for device, letter in zip("abcde", verdicts, strict=False):
                 desk.store.roster.enrol(device, bytes(32), 7)
                 judgement = Judgement(head_version=version, verdict=letters[letter])
@@ -177,13 +178,16 @@ def test_rounds_show_verdicts_and_epochs_where_there_is_something_to_show(state,
     assert capsys.readouterr().out.splitlines() == [
         "current  1.3",
         "1.1  updates 3  accuracy 0.500  up 1 B  down 2 B  3.0 s  adopted 3, kept previous 1, unjudged 1",
-        "1.2  updates 3  epochs 1.8  accuracy 0.500  up 1 B  down 2 B  3.0 s  adopted 1, kept previous 1",
-        "1.3  updates 3  accuracy 0.500  up 1 B  down 2 B  3.0 s",
+        "1.2  updates 3  epochs 1.8  accuracy 0.500  up 1 B  down 2 B (no delta, whole 900 B)  3.0 s"
+        "  adopted 1, kept previous 1",
+        "1.3  updates 3  accuracy 0.500  up 1 B  down 2 B (delta 70 B, whole 950 B)  3.0 s",
     ]
     assert call(state, "rounds", "--json") == 0
     rows = one_object(capsys)["rounds"]
     assert rows[0]["verdicts"] == {"adopted": 3, "kept_previous": 1, "unjudged": 1}
     assert [row["epochs"] for row in rows] == [None, 1.75, None]
+    assert [row["full_bytes"] for row in rows] == [None, 900, 950]
+    assert [row["delta_bytes"] for row in rows] == [None, None, 70]
 
 
 def test_tables_for_people(state, capsys):

@@ -1,5 +1,10 @@
 """Heads whole and as changes: bit for bit the same by every route, and strict."""
 
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +24,46 @@ HEAD = (
 )
 SIZE = parameters(HEAD)
 KERNEL, STATISTICS, PERSONAL = slice(6, 126), slice(126, 166), slice(166, 169)
+
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "heads.json").read_text())
+
+
+def named(kind: str) -> list[Any]:
+    return [pytest.param(vector, id=vector["name"]) for vector in VECTORS[kind]]
+
+
+def tensors_of(vector: dict[str, Any]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=name, shape=tuple(shape)) for name, shape in vector["tensors"])
+
+
+def floats(text: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(text), "<f4").astype(np.float32)
+
+
+@pytest.mark.parametrize("vector", named("full"))
+def test_golden_heads(vector):
+    tensors, blob = tensors_of(vector), bytes.fromhex(vector["blob"])
+    assert head_from(blob, tensors).astype("<f4").tobytes().hex() == vector["head"]
+    assert read_full(blob, tensors) == floats(vector["head"]).tolist()
+    assert len(head_blob(floats(vector["head"]), tensors)) <= len(blob)
+
+
+@pytest.mark.parametrize("vector", named("delta"))
+def test_golden_deltas(vector):
+    tensors, blob = tensors_of(vector), bytes.fromhex(vector["blob"])
+    before, after = floats(vector["before"]), floats(vector["after"])
+    assert head_after(before, blob, tensors).tobytes() == after.tobytes()
+    assert read_delta(before.tolist(), blob, tensors) == after.tolist()
+    assert len(delta_blob(before, after, tensors)) <= len(blob)
+
+
+@pytest.mark.parametrize("vector", named("invalid"))
+def test_golden_blobs_that_are_none(vector):
+    tensors, blob = tensors_of(vector), bytes.fromhex(vector["blob"])
+    read = head_from if vector["kind"] == "full" else partial(head_after, floats(vector.get("before", "")))
+    with pytest.raises(CodecError):
+        read(blob, tensors)
 
 
 def head(seed: int = 1) -> np.ndarray:

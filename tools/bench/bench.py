@@ -15,6 +15,7 @@
     budgets   accuracy of the people and the drawers under byte budgets from 200 B to 20 kB (needs ../shared)
     tuning    plans for `bytes`, tried on splits that it does not use
     feedback  error feedback in other ways than the project's
+    downlink  what heads cost the devices that fetch them, and whether that harms the head
     eligibility  an eligibility decision: all probes, all gates
     stops    how soon a training stops after each kind of violation
     head_step  a training step of a head beside NumPy's matrix products
@@ -122,6 +123,8 @@ TARGETS = (
         1000,
         at_least=True,
     ),
+    Target("12,810 parameters down, bytes a device and round", ("downlink", "most_per_device_round"), 1500),
+    Target("points that such heads lose", ("downlink", "most_points_lost"), 0.3),
     Target("eligibility decision, ms", ("eligibility", "this_machine", "both_ms", "median"), 2),
     Target(
         "eligibility decision on a Pi 5's files, ms",
@@ -265,6 +268,12 @@ def _study(options: argparse.Namespace, repeats: str) -> dict[str, int]:
     return {name: value for name, value in asked.items() if value}
 
 
+def downlink(_: argparse.Namespace) -> Results:
+    import downlink as part  # noqa: PLC0415 - ditto
+
+    return part.measure()
+
+
 def eligibility(options: argparse.Namespace) -> Results:
     import eligibility as part  # noqa: PLC0415 - ditto
 
@@ -308,6 +317,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "tuning": tuning,
     "budgets": budgets,
     "feedback": feedback,
+    "downlink": downlink,
     "eligibility": eligibility,
     "stops": stops,
     "head_step": head_step,

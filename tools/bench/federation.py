@@ -93,6 +93,7 @@ class Federation:
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     feedback: Feedback = field(default_factory=Feedback)
     share: float = 1.0  # of the people take part in a round, drawn by chance
+    max_delta_bytes: int | None = None
     rounds_heads: bool = True  # to a canonical head; else the gateway has fp32, and nothing is fetched
     round: int = 0
     head: NDArray[np.float32] = field(init=False)
@@ -140,7 +141,8 @@ class Federation:
                 turns.append(turn)
                 sizes.append(len(body))
                 on_body(body)
-            self._publish(turns, budget_bytes=usual_budget(sum(sizes), len(sizes)))
+            budget = self.max_delta_bytes or usual_budget(sum(sizes), len(sizes))
+            self._publish(turns, budget)
             self.round += 1
 
     def _publish(self, turns: list[Turn], budget_bytes: int) -> None:
