@@ -39,11 +39,22 @@ class TensorSpec:
 
 
 MEAN, MEAN_SQUARE = "normalize/mean", "normalize/mean_square"  # each float32 [D], of the features
+_FLOAT_BYTES = 4  # of a scale, or of a statistic
 
 
 def parameters(tensors: tuple[TensorSpec, ...]) -> int:
     """Count the elements of all `tensors`: the length of a flat head, P in other docstrings."""
     return sum(tensor.size for tensor in tensors)
+
+
+def fixed_body_bytes(plan: Plan, tensors: tuple[TensorSpec, ...]) -> int | None:
+    """Return the most bytes of an update's body that cannot be made smaller; None: what is left out waits."""
+    mode = plan.body_codec.mode
+    if mode is CodecMode.EXACT:
+        return 1 + _FLOAT_BYTES * sum(tensor.size for tensor in tensors if tensor.is_statistic)
+    if mode is CodecMode.DENSE_INT8:
+        return 1 + parameters(tensors) + _FLOAT_BYTES * len(tensors)
+    return None
 
 
 @dataclass(frozen=True, order=True, slots=True)

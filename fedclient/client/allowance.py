@@ -8,9 +8,7 @@ from fedclient.config import LimitSettings
 from fedclient.errors import ConfigError
 from fedclient.limits import UPDATE_BYTES, UPDATE_OVERHEAD_BYTES
 from fedclient.scheduler.schedule import Policy
-from fedclient.values import CodecMode, Manifest, Plan, parameters
-
-_FLOAT_BYTES = 4  # of a scale, or of a statistic
+from fedclient.values import Manifest, Plan, fixed_body_bytes
 
 
 def per_update(limits: LimitSettings, plan: Plan) -> int | None:
@@ -39,14 +37,8 @@ def needed(manifest: Manifest | None) -> int:
     """Return how few bytes an update on this head can be made to have, as a message."""
     if manifest is None:
         return UPDATE_BYTES[0]
-    mode = manifest.plan.body_codec.mode
-    if mode is CodecMode.EXACT:
-        body = 1 + _FLOAT_BYTES * sum(tensor.size for tensor in manifest.tensors if tensor.is_statistic)
-    elif mode is CodecMode.DENSE_INT8:
-        body = 1 + parameters(manifest.tensors) + _FLOAT_BYTES * len(manifest.tensors)
-    else:
-        return UPDATE_BYTES[0]  # what is left out stays with the device
-    return body + UPDATE_OVERHEAD_BYTES
+    body = fixed_body_bytes(manifest.plan, manifest.tensors)
+    return UPDATE_BYTES[0] if body is None else body + UPDATE_OVERHEAD_BYTES
 
 
 def check(limits: LimitSettings, manifest: Manifest) -> None:

@@ -16,8 +16,9 @@ from fedclient import codec
 from fedclient.errors import CodecError, ModelError, UsageError
 from fedclient.gateway import canonical
 from fedclient.gateway.desk import Desk, manifest_of
+from fedclient.limits import UPDATE_OVERHEAD_BYTES
 from fedclient.training.schedule import hyper_parameters
-from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec
+from fedclient.values import HeadVersion, Manifest, Plan, TensorSpec, fixed_body_bytes
 from fedclient.wire import messages
 from fedclient.wire.blobs import Blob, split
 
@@ -102,6 +103,20 @@ def _refuse_what_does_not_fit(content: Content) -> None:
             ) from None
     if content.takes is not None:
         hyper_parameters(content.plan, content.takes)
+    _refuse_what_bytes_cannot_hold(content)
+
+
+def _refuse_what_bytes_cannot_hold(content: Content) -> None:
+    """As a device would refuse the manifest: such a plan ends all training until the next one."""
+    plan, body = content.plan, fixed_body_bytes(content.plan, content.tensors)
+    kind = "statistics = true" if plan.statistics else f"mode = {plan.codec.mode.name.lower()!r}"
+    for key in ("max_update_bytes", "max_bytes_per_day"):
+        bound = getattr(plan, key)
+        if body is not None and 0 < bound < body + UPDATE_OVERHEAD_BYTES:
+            raise ModelError(
+                f"the plan's {key} is {bound}, but with {kind} an update of this head takes up to "
+                f"{body + UPDATE_OVERHEAD_BYTES} bytes: allow as many, or change that"
+            )
 
 
 def _again(desk: Desk, manifest: Manifest) -> HeadVersion:

@@ -18,7 +18,8 @@ import numpy as np
 from fedclient import codec, runtime
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device.jobs import TrainerExit
-from fedclient.errors import DataError
+from fedclient.errors import DataError, ModelError
+from fedclient.limits import UPDATE_OVERHEAD_BYTES
 from fedclient.runtime import TrainableModel
 from fedclient.samples.array import as_array
 from fedclient.samples.importer import Dataset, load
@@ -30,7 +31,17 @@ from fedclient.training.loop import EpochReport, Examples, HeadTraining
 from fedclient.training.schedule import hyper_parameters
 from fedclient.training.statistics import has_statistics, with_statistics
 from fedclient.uplink import DeviceUplink
-from fedclient.values import NO_HEAD, Base, Codec, CodecMode, Plan, Schedule, TensorSpec, Update
+from fedclient.values import (
+    NO_HEAD,
+    Base,
+    Codec,
+    CodecMode,
+    Plan,
+    Schedule,
+    TensorSpec,
+    Update,
+    fixed_body_bytes,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +79,7 @@ def run(arguments: DryRunArguments) -> int:
     model = runtime.load(Path(arguments.model), threads=arguments.threads)
     named = () if arguments.momentum is None else ("momentum",)
     hyper_parameters(plan, model.hyper_parameters, named)  # a refusal comes before minutes of backbone
+    _check_room(arguments, plan, model.tensors)
     prepared = _prepared(arguments, model, spent)
     training, holdout = _split(prepared.examples, arguments)
     base = model.get_weights()
@@ -99,6 +111,17 @@ def run(arguments: DryRunArguments) -> int:
     }
     _say({"result": result})
     return TrainerExit.DONE
+
+
+def _check_room(arguments: DryRunArguments, plan: Plan, tensors: tuple[TensorSpec, ...]) -> None:
+    """Refuse, before anything is trained, bytes that no update of this kind fits into; raises ModelError."""
+    body = fixed_body_bytes(plan, tensors)
+    takes = 0 if body is None else body + UPDATE_OVERHEAD_BYTES
+    if takes > (arguments.max_bytes or takes):
+        raise ModelError(
+            f"--max-bytes is {arguments.max_bytes}, but with --codec {arguments.codec} an update of this "
+            f"head takes up to {takes} bytes: allow as many, or let --codec fitted choose what fits"
+        )
 
 
 def _plan(arguments: DryRunArguments) -> Plan:
@@ -192,8 +215,11 @@ class _Parcel:
         """Return what other choices would come to for the same delta, and the one that was made."""
         picked = codec.rate_of(packed.delta, packed.encoded)
         same = (picked.body_bytes, picked.nmse)
-        others = [one for one in codec.rates(packed.delta, tensors) if (one.body_bytes, one.nmse) != same]
-        rows = sorted([*others, picked], key=lambda one: one.body_bytes)
+        others = codec.rates(packed.delta, tensors)
+        listed = [one for one in others if (one.body_bytes, one.nmse) == same]
+        if listed:  # what was asked for says more than what came of it in a small head
+            picked = listed[-1]
+        rows = sorted([*others, *([] if listed else [picked])], key=lambda one: one.body_bytes)
         return [
             {
                 "density": one.density,

@@ -10,7 +10,8 @@ from fedclient import codec
 from fedclient.errors import ModelError, UsageError, WireError
 from fedclient.gateway import releases
 from fedclient.gateway.desk import manifest_of
-from fedclient.values import HeadVersion, Schedule
+from fedclient.limits import UPDATE_OVERHEAD_BYTES
+from fedclient.values import Codec, CodecMode, HeadVersion, Schedule, TensorSpec
 from fedclient.wire import messages
 from tests.gateway.harness import PLAN, START, Farm, P, content
 
@@ -64,6 +65,21 @@ def test_a_plan_that_the_model_cannot_follow_is_not_published(empty, option):
     assert empty.store.current() == HeadVersion(0, 0)
     able = frozenset({"learning_rate", "momentum", "l2", "mu"})
     assert releases.publish(empty.desk, replace(wanted, takes=able)) == HeadVersion(1, 1)
+
+
+@pytest.mark.parametrize("key", ["max_update_bytes", "max_bytes_per_day"])
+def test_a_plan_whose_bytes_cannot_hold_an_update_is_not_published(empty, key):
+    """Every device would refuse the manifest: the operator hears it here, once."""
+    dense = replace(PLAN, codec=Codec(mode=CodecMode.DENSE_INT8))
+    wide = (TensorSpec(name="w", shape=(1000,)),)
+    wanted = replace(content(), head=np.zeros(1000, np.float32), tensors=wide)
+    least = 1 + 1000 + 4 + UPDATE_OVERHEAD_BYTES
+    with pytest.raises(ModelError, match=rf"{key} is {least - 1}, but with mode = 'dense_int8' .* {least} "):
+        releases.publish(empty.desk, replace(wanted, plan=replace(dense, **{key: least - 1})))
+    assert empty.store.current() == HeadVersion(0, 0)
+    assert releases.publish(empty.desk, replace(wanted, plan=replace(dense, **{key: least}))) == HeadVersion(
+        1, 1
+    )
 
 
 def test_rule_6_rollback_is_a_higher_version_with_older_content(farm):

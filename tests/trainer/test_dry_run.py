@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedclient.errors import CodecError, DataError, ModelError
+from fedclient.errors import DataError, ModelError
 from fedclient.model.head import HeadOptions, Optimizer, write_head
 from fedclient.runtime import TrainableModel
 from fedclient.trainer.dry_run import DryRunArguments, run
@@ -81,8 +81,17 @@ def test_a_bound_on_bytes_is_kept_and_the_table_says_what_it_picked(
     assert sizes == sorted(sizes)
 
 
+def test_the_table_marks_what_was_asked_for(arguments, capsys) -> None:
+    """Of a small head 1 % are few elements with few levels: the row is still that of 1 % and 8 bits."""
+    run(written(arguments, write_head(400, CLASSES), density=0.01, data=wide(arguments), epochs=1))
+    rates = lines(capsys)[-1]["result"]["rates"]
+    assert [(one["density"], one["bits"]) for one in rates if one["picked"]] == [(0.01, 8)]
+    assert len(rates) == 9
+
+
 def test_what_cannot_fit_is_said_in_a_line(arguments) -> None:
-    with pytest.raises(CodecError, match=r"may have \d+ bytes, and takes at least \d+$"):
+    sentence = r"--max-bytes is 256, but with --codec dense_int8 an update of this head takes up to \d+ bytes"
+    with pytest.raises(ModelError, match=sentence):
         run(
             written(
                 arguments, write_head(400, CLASSES), codec="dense_int8", max_bytes=256, data=wide(arguments)
