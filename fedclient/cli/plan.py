@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from fedclient import tomlfile
 from fedclient.errors import ConfigError, WireError
+from fedclient.limits import DAY_BYTES, UPDATE_BYTES
 from fedclient.values import PLAN_CODECS, Codec, CodecMode, Plan, Schedule
 from fedclient.wire import messages
 
@@ -38,6 +39,7 @@ def read_plan(path: Path) -> Plan:
     for section, usual in ((found, Plan()), (codec, Codec())):
         for key, value in section.items():
             _check_kind(path, key, value, getattr(usual, key))
+    _check_bytes(path, found)
     plan = Plan(**found, schedule=schedule, codec=Codec(mode=mode, **codec))
     try:
         return messages.decode_plan(messages.encode_plan(plan))  # as strict as a device will be
@@ -53,8 +55,19 @@ def _usual_codec(found: dict[str, Any]) -> dict[str, Any]:
 def _check_known(path: Path, found: dict[str, Any], names: set[str]) -> None:
     for key in found:
         if key not in names:
+            if key in {item.name for item in fields(Codec)}:
+                raise ConfigError(f"{path}: unknown key {key} (it belongs in [codec])")
+            if key in {item.name for item in fields(Plan)}:
+                raise ConfigError(f"{path}: unknown key {key} in [codec]: write it above that line")
             near = difflib.get_close_matches(key, names, n=1)
             raise ConfigError(f"{path}: unknown key {key}{f', did you mean {near[0]}?' if near else ''}")
+
+
+def _check_bytes(path: Path, found: dict[str, Any]) -> None:
+    """Refuse a byte budget that no update can keep; on the wire there is no 0, so only here it is named."""
+    for key, (low, high) in (("max_update_bytes", UPDATE_BYTES), ("max_bytes_per_day", DAY_BYTES)):
+        if (bound := found.get(key, 0)) and not low <= bound <= high:
+            raise ConfigError(f"{path}: {key} is {bound}: choose {low} to {high}, or 0 for none")
 
 
 def _choice(path: Path, key: str, name: object, choices: tuple[Choice, ...]) -> Choice:

@@ -269,7 +269,9 @@ def decode_plan(data: bytes) -> Plan:
         **options,
     )
     if plan.codec.mode is CodecMode.FITTED and not plan.max_update_bytes:
-        raise WireError("plan leaves the codec to a byte budget and gives none: it needs max_update_bytes")
+        raise WireError(
+            "plan has the codec mode fitted and no max_update_bytes, which decides how much is sent"
+        )
     return plan
 
 
