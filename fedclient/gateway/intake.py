@@ -172,7 +172,7 @@ class Intake:
         else:
             log.info(
                 "head %s: %d of %d devices found it no better than chance, so their apps get no head yet: "
-                "heads with a hidden layer begin like that",
+                "heads with a hidden layer begin like that; if it stays so, lower the plan's learning_rate",
                 current,
                 *counts,
             )
