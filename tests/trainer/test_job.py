@@ -514,7 +514,7 @@ def test_rule_5_2_the_books_balance_whatever_happens(device, monkeypatch, thorou
     for number, end in enumerate(ends, 1):
         head = (0.1 * books.counted).astype("<f4").tobytes()
         manifest = device.publish(HeadVersion(1, number), plan, head=head)
-        room = 30 if mode is CodecMode.DENSE_INT8 else draw.choice([6, 9, 15, 30])
+        room = 30 if mode is CodecMode.DENSE_INT8 else draw.choice([10, 15, 30])
         device.jobs.new(manifest.head_version, threads=1, max_update_bytes=overhead + room)
         if draw.random() < 0.3:
             assert run(device, Stop(draw.randrange(1, 4))) == TrainerExit.STOPPED
