@@ -153,6 +153,23 @@ TARGETS = (
         at_least=True,
     ),
     Target("Omniglot accuracy, drawers not seen", ("omniglot", "accuracy", "mean"), 0.86, at_least=True),
+    *(
+        Target(
+            f"kB until 95 % of digits, {split}, {plan} plan",
+            ("bytes", "best", split, plan, "until_95", "kilobytes"),
+            bound,
+        )
+        for split, bound in (("two_classes", 18), ("iid", 28))
+        for plan in ("quick", "usual")
+    ),
+    *(
+        Target(
+            f"points below fp32 at 1/50 of its bytes, {split}",
+            ("bytes", "best", split, "usual", "final", "points_below_fp32"),
+            0.3,
+        )
+        for split in ("two_classes", "iid")
+    ),
     Target(
         "epochs of a linear head / a backbone pass",
         ("backbone", "epochs_per_backbone_pass", "linear"),

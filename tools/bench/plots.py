@@ -31,6 +31,8 @@ def digits(found: dict[str, Any]) -> Figure:
     axes = figure.subplots(1, len(_DIGITS), sharey=True)
     for one, (split, title) in zip(axes, _DIGITS.items(), strict=True):
         for name, setting in found["features"][split]["usual"].items():
+            if name.endswith("no floor"):
+                continue
             course = setting["course"]
             style = {"color": "black", "linestyle": "--"} if name == FP32 else {}
             one.plot(course["kilobytes"], course["accuracy_percent"], label=name, **style)
@@ -45,7 +47,7 @@ def digits(found: dict[str, Any]) -> Figure:
 def budgets(found: dict[str, Any]) -> Figure:
     """Draw the accuracy at the end; bars span the folds of people."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    axes = figure.subplots(1, len(_BUDGETS))
+    axes = figure.subplots(1, len(_BUDGETS), sharey=True)
     for one, (task, title) in zip(axes, _BUDGETS.items(), strict=True):
         settings = found[task]["settings"]
         fitted = [setting for name, setting in settings.items() if name not in {FP32, DEFAULT}]
@@ -53,12 +55,13 @@ def budgets(found: dict[str, Any]) -> Figure:
         _with_bars(one, [settings[DEFAULT]], label="the default plan: int8 at 1 %", marker="s")
         plain = settings[FP32]
         share = 100 * plain["accuracy"]["mean"]
-        size = f"{plain['bytes_per_round'] / 1000:.0f} kB"
+        size = f"{plain['bytes_per_round'] / 1000:.1f} kB"
         one.axhline(share, color="black", linestyle="--", label=f"{FP32}, {size} a round")
         one.set(title=title, xscale="log", xlabel="sent by a device in a round, bytes")
-        one.set_ylabel("accuracy on people not seen, %")
+        one.set(xlim=(150, 25_000), ylim=(60, 100))
         _plain_numbers(one)
         one.legend(fontsize="small", loc="lower right")
+    axes[0].set_ylabel("accuracy on people not seen, %")
     return figure
 
 
@@ -79,7 +82,9 @@ def _plain_numbers(axes: Axes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tools/bench/draw", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="tools/bench/draw", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path, metavar="JSON")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the PNG files go")
     options = parser.parse_args()
