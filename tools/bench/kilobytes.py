@@ -164,7 +164,6 @@ def measure(seeds: int = SEEDS, longest: int = 100) -> dict[str, Any]:
                 for setting in (FP32, *settings)
             }
         )
-    large = found["features"]
     return {
         "devices": DEVICES,
         "seeds": seeds,
@@ -172,34 +171,42 @@ def measure(seeds: int = SEEDS, longest: int = 100) -> dict[str, Any]:
         "learning_rates": {name: plan.learning_rate for name, plan in PLANS.items()},
         "parameters": {head: (width + 1) * CLASSES for head, width in HEADS.items()},
         **found,
-        "best": {
-            split: {plan: _best(table) for plan, table in plans.items()} for split, plans in large.items()
-        },
+        "best": {split: best(plans, floor=True) for split, plans in found["features"].items()},
+        "best_without_floor": {split: best(plans, floor=False) for split, plans in found["features"].items()},
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-def _best(table: dict[str, Any]) -> dict[str, Any]:
-    """Name the setting of the fewest kilobytes that is not slow, and of few bytes the one that ends best."""
-    real = {name: one for name, one in table.items() if name != FP32 and not name.endswith(NO_FLOOR)}
-    soon = [
-        (one["kilobytes_until_95"]["mean"], one["rounds_over_fp32"], name)
-        for name, one in real.items()
-        if one["rounds_over_fp32"] is not None and one["rounds_over_fp32"] <= NOT_SLOW
-    ]
-    small = [
-        (one["points_below_fp32"], one["times_fewer_bytes"], name)
-        for name, one in real.items()
-        if one["times_fewer_bytes"] >= FEW
-    ]
-    return {
-        "until_95": dict(
-            zip(("kilobytes", "rounds_over_fp32", "setting"), min(soon, default=()), strict=False)
-        ),
-        "final": dict(
-            zip(("points_below_fp32", "times_fewer_bytes", "setting"), min(small, default=()), strict=False)
-        ),
-    }
+def best(plans: dict[str, Any], *, floor: bool) -> dict[str, Any]:
+    """Name for each plan the setting of the fewest kilobytes, and the one of few bytes that ends best."""
+    found: dict[str, Any] = {}
+    for plan, table in plans.items():
+        real = {
+            name: one for name, one in table.items() if name != FP32 and name.endswith(NO_FLOOR) is not floor
+        }
+        if real and table[FP32]["rounds_until_95"]:
+            found[plan] = {"until_95": _soonest(real, table[FP32]), "final": _nearest(real)}
+    return found
+
+
+def _soonest(table: dict[str, Any], fp32: dict[str, Any]) -> dict[str, Any]:
+    """Where none is as soon as it should be, all that reach it count; where none does, all their rounds."""
+    reached = {name: one for name, one in table.items() if one["rounds_over_fp32"]}
+    soon = {name: one for name, one in reached.items() if one["rounds_over_fp32"] <= NOT_SLOW}
+    for some in filter(None, (soon, reached)):
+        name = min(some, key=lambda one, some=some: some[one]["kilobytes_until_95"]["mean"])
+        kilobytes, over = some[name]["kilobytes_until_95"]["mean"], some[name]["rounds_over_fp32"]
+        return {"setting": name, "kilobytes": kilobytes, "rounds_over_fp32": over}
+    name = min(table, key=lambda one: table[one]["points_below_fp32"])
+    sent = table[name]["course"]["kilobytes"]
+    over = round(len(sent) / fp32["rounds_until_95"]["mean"], 2)
+    return {"setting": f"{name}, not reached", "kilobytes": sent[-1], "rounds_over_fp32": over}
+
+
+def _nearest(table: dict[str, Any]) -> dict[str, Any]:
+    small = {name: one for name, one in table.items() if one["times_fewer_bytes"] >= FEW}
+    name = min(small, key=lambda one: small[one]["points_below_fp32"])
+    return {"setting": name, **{key: small[name][key] for key in ("points_below_fp32", "times_fewer_bytes")}}
 
 
 def _digest(table: dict[str, list[Course]]) -> dict[str, Any]:
