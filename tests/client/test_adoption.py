@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedclient import load_model
+from fedclient.client.conditions import FETCH_LOOK_S, KEEPS_FETCHES_BACK
 from fedclient.client.timers import Timer
 from fedclient.client.work import FIRST_BACKOFF_S
 from fedclient.config import AdoptionSettings
@@ -192,11 +193,12 @@ def test_only_what_protects_the_machine_keeps_a_judge_back(ready, gateway) -> No
     good = conditions.policy
     conditions.policy = replace(good, min_free_disk_mib=2.0**40, networks=("none",), poll_s=60.0)
     agent.heads.admit = lambda _: None
-    conditions.held_back = lambda doing, now_s, gates=None: (
-        "" if gates is None else type(conditions).held_back(conditions, doing, now_s, gates)
+    conditions.held_back = lambda doing, now_s, gates: (
+        "" if gates is KEEPS_FETCHES_BACK else type(conditions).held_back(conditions, doing, now_s, gates)
     )
-    gateway.publish(V2, weights=trained(epochs=8))
-    ready.turn()
+    manifest = gateway.publish(V2, weights=trained(epochs=8))
+    ready.hand_over(manifest.head, gateway.canonical[V2].tobytes())
+    ready.turn(FETCH_LOOK_S + 1.0)  # what was found when the first head came does not hold any more
     assert (agent.state.current, agent.work.child) == (V2, None)
     assert agent.deadline_s() > ready.now_s + 1.0, "not asked again before poll_s"
     ready.turn(59.0)
