@@ -71,6 +71,7 @@ class Actor:
         self.state = State()
         self.down_reason: str | None = None  # why there is no connection
         self.disk_reason: str | None = None  # why nothing can be stored
+        self.not_taken: str | None = None  # why the newest head is against the owner's bounds
         self.settled = 0  # updates settled since the start of this process
         self.saw_manifest = False  # a manifest came on this connection
 

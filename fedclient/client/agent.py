@@ -177,8 +177,10 @@ class Agent(Actor):
         try:
             self.heads.admit(manifest)
         except ConfigError as error:
-            log.error("head %s is not taken: %s", version, error)
+            self.not_taken = f"head {version} is not taken: {error}"
+            log.error("%s", self.not_taken)
             return
+        self.not_taken = None
         self._feed(session.NewHead(version, self.heads.job_may_finish(self.state.job, manifest)), manifest)
 
     def _chunk(self, chunk: Chunk) -> None:

@@ -52,7 +52,7 @@ def check(limits: LimitSettings, manifest: Manifest) -> None:
             kind = "feature statistics" if plan.statistics else "dense updates"
             raise ConfigError(
                 f"the plan of head {manifest.head_version} asks for {kind}, which take up to {takes} bytes: "
-                f"[limits] {keys} allows {bound}"
+                f"[limits] {keys} allows {bound}: raise it, or have another plan published"
             )
 
 

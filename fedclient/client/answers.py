@@ -27,4 +27,4 @@ def _notes(agent: Agent) -> list[str]:
     """Say what a decision cannot: what is wrong beside the conditions."""
     failure = agent.work.failure and f"the last trainer failed: {agent.work.failure}"
     link = agent.down_reason and f"no connection: {agent.down_reason}"
-    return [note for note in (link, failure, agent.heads.trouble, agent.disk_reason) if note]
+    return [note for note in (link, failure, agent.not_taken, agent.heads.trouble, agent.disk_reason) if note]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from fedclient import codec
 from fedclient.client import agent as module
 from fedclient.client.actor import STATUS_INTERVAL_S
+from fedclient.client.answers import answer
 from fedclient.client.timers import Timer
 from fedclient.config import PrivacySettings
 from fedclient.device import schedule
@@ -502,12 +504,15 @@ def test_rule_8_a_model_that_is_not_allowed_is_not_fetched(device, gateway, capl
     device.turn()
     assert agent.state.current is agent.state.wanted is None
     assert "allowed_models" in caplog.text
+    (note,) = answer(agent, {"ask": "status"}, device.now_s)["notes"]
+    assert re.fullmatch(r"head 1\.1 is not taken: model \w+ is not in \[privacy\] allowed_models", note)
     device.stop()
     own = split(gateway.model).ref.hash.hex()
     device.config = replace(device.config, privacy=PrivacySettings(allowed_models=(own,)))
     agent = device.start()
     device.turn()
     assert agent.state.current == V1
+    assert not answer(agent, {"ask": "status"}, device.now_s)["notes"]
 
 
 def test_a_damaged_head_is_fetched_again_at_the_start(device, gateway) -> None:
