@@ -181,8 +181,10 @@ def _with_the_plans(policy: Policy, found: Standing) -> Policy:
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:
     for name, setting, size, unit in _SPENT:
         budget = getattr(policy, setting)
+        value = spent[name] / size
+        told = f"{value:.2g}" if 0 < value < 1 else number(value, "")  # a day's updates are kilobytes
         of = "" if budget is None else f" of {number(budget, '')}"
-        yield f"{number(spent[name] / size, '')}{of} {unit}"
+        yield f"{told}{of} {unit}"
 
 
 # --- watching -------------------------------------------------------------------------------------------

@@ -288,7 +288,9 @@ def test_with_an_agent_its_own_word_counts(folder, capsys) -> None:
     assert report["spent_24h"] == spent
     text = capsys.readouterr().out
     assert re.search(r"^closed gates +paused, temperature$", text, re.MULTILINE)
-    assert re.search(r"^spent 24h +90 of 3600 s of training, 0 MiB of traffic, 1.5 J of ", text, re.MULTILINE)
+    assert re.search(r"^spent 24h +90 of 3600 s of training, 0.002 MiB of traffic, 1.5 J of ", text, re.M)
+        r"^spent 24h +90 of 3600 s of training, 0.002 MiB of traffic, 1.5 J of ", text, re.MULTILINE
+    )
 
 
 def test_the_next_chance_is_there_where_it_is_known(folder, capsys) -> None:
@@ -311,6 +313,9 @@ def test_every_budget_that_is_set_is_shown() -> None:
         "90 s of training", "3 of 50 MiB of traffic", "12 of 5000 J of energy", "1 of 200 MiB written",
         "640 of 2000 B of updates",
     ]  # fmt: skip
+    few = list(module._spent({**spent, "traffic_bytes": 25_000.0, "flash_bytes": 0.0}, policy))
+    assert few[1] == "0.024 of 50 MiB of traffic"
+    assert few[3] == "0 of 200 MiB written"
 
 
 def test_a_budget_that_the_board_brings_is_shown(folder, capsys, monkeypatch) -> None:
