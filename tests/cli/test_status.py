@@ -288,7 +288,7 @@ def test_with_an_agent_its_own_word_counts(folder, capsys) -> None:
     assert report["spent_24h"] == spent
     text = capsys.readouterr().out
     assert re.search(r"^closed gates +paused, temperature$", text, re.MULTILINE)
-    assert re.search(r"^spent 24h +90 of 3600 s of training, 0.002 MiB of traffic, 1.5 J of ", text, re.M)
+    assert re.search(
         r"^spent 24h +90 of 3600 s of training, 0.002 MiB of traffic, 1.5 J of ", text, re.MULTILINE
     )
 
