@@ -182,7 +182,7 @@ class GatewaySettings:
     max_weight_bucket: int = key(10, "most samples that weigh in, as a power of two", 0, 30)
     max_delta_bytes: int | None = key(
         None,
-        "what leads from a head to the next; what does not fit comes later",
+        "bytes from a head to the next; what does not fit comes later",
         *limits.DELTA_BYTES,
         none="3 updates, at least 700",
     )
