@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -53,7 +54,8 @@ class Round:
     update_bytes: int  # with the MQTT header
 
     def stages_ms(self) -> dict[str, float]:
-        times = [self.started_s, *(self.ended_s[name] for name, _, _ in STAGES)]
+        # log lines and messages overtake each other on their way here: no stage ends before the one before
+        times = list(accumulate([self.started_s, *(self.ended_s[name] for name, _, _ in STAGES)], max))
         return {
             name: 1e3 * (end - start)
             for (name, _, _), start, end in zip(STAGES, times, times[1:], strict=False)
