@@ -90,9 +90,10 @@ def under(manifest: Manifest, plan: Plan) -> Manifest:
 def manifest_of(release: Release) -> Manifest:
     """Read the manifest of a release from our own database, also one that an earlier fedclient made."""
     payload = cose.peek(release.signed).payload
-    return (
-        messages.decode_manifest(payload) if is_read(release) else messages.decode_earlier_manifest(payload)
-    )
+    try:
+        return messages.decode_manifest(payload)
+    except WireError:
+        return messages.decode_earlier_manifest(payload)
 
 
 def is_read(release: Release) -> bool:
