@@ -21,16 +21,30 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedclient import limits, storage, tomlfile
-from fedclient.errors import ConfigError
+from fedclient.errors import ConfigError, WireError
 from fedclient.scheduler.probe_settings import PowerSettings
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.schedule import Policy
 from fedclient.tomlfile import Key, TomlFile, key
 from fedclient.values import Broker
+from fedclient.wire.topics import check_federation
 
 DEFAULT: Final = Path("/etc/fedclient/config.toml")
 MAX_MODEL_MIB: Final = limits.MAX_MODEL_BYTES >> 20
 DAY_S: Final = 24 * 3600
+
+
+def read_password(path: Path | None, section: str) -> str | None:
+    """Return what the file holds; raises ConfigError when it cannot be read, or by others too."""
+    if path is None:
+        return None
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise ConfigError(f"{path}: others may read this password (mode {mode:04o}): chmod 0600 it")
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: [{section}] password_file cannot be read: {_reason(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,16 +92,7 @@ class BrokerSettings:
 
     def password(self) -> str | None:
         """Read the password; raises ConfigError when others could read it too."""
-        path = self.password_file
-        if path is None:
-            return None
-        try:
-            mode = path.stat().st_mode & 0o777
-            if mode & 0o077:
-                raise ConfigError(f"{path}: others may read this password (mode {mode:04o}): chmod 0600 it")
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: [broker] password_file cannot be read: {_reason(error)}") from error
+        return read_password(self.password_file, "broker")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +193,52 @@ class GatewaySettings:
         return "min_devices is above cohort" if self.min_devices > self.cohort else ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeSettings:
+    """Microcontrollers that send samples here, over a broker of their own: never the federation's."""
+
+    enabled: bool = key(default=False, text="listen to nodes")
+    federation: str = key("local", "name in their topics")
+    personal: bool = key(default=False, text="a head for each node, tuned on its samples; off: one for all")
+    host: str = key("127.0.0.1", "the nodes' broker: its name or address")
+    port: int | None = key(None, "its port", 1, 65535, none="8883, or 1883 without TLS")
+    tls: bool = key(default=False, text="use TLS")
+    ca_file: Path | None = key(None, "certificates to trust, PEM; none: the system's")
+    cert_file: Path | None = key(None, "this client's certificate, PEM")
+    key_file: Path | None = key(None, "the key of that certificate, PEM")
+    username: str | None = key(None, "MQTT user name")
+    password_file: Path | None = key(None, "file of mode 0600 that holds the MQTT password")
+    allow_plaintext: bool = key(default=False, text="samples may cross the network without TLS")
+    keepalive_s: int = key(240, "silence after which to ping", 10, 65535)
+    max_message_bytes: int = key(4096, "largest sample, as a message", 64, limits.MAX_NODE_SAMPLE_BYTES)
+    max_per_second: float = key(50.0, "messages stored of one node, beyond 1,024 at once", 0.001, 10**6)
+    max_samples: int = key(10_000, "samples kept of one node; beyond it its oldest go", 1, 10**8)
+
+    def contradiction(self) -> str:
+        """Say which keys do not go together, or nothing."""
+        try:
+            check_federation(self.federation)
+        except WireError as error:
+            return str(error)
+        if (self.cert_file is None) != (self.key_file is None):
+            return "cert_file and key_file go together: set both or neither"
+        if self.password_file is not None and self.username is None:
+            return "password_file needs a username"
+        return "ca_file and cert_file mean nothing without tls" if self._useless_files() else ""
+
+    def _useless_files(self) -> bool:
+        return not self.tls and (self.ca_file or self.cert_file) is not None
+
+    @property
+    def broker(self) -> Broker:
+        """The nodes' broker."""
+        return Broker(host=self.host, port=self.port or (8883 if self.tls else 1883), tls=self.tls)
+
+    def password(self) -> str | None:
+        """Read the password; raises ConfigError when others could read it too."""
+        return read_password(self.password_file, "nodes")
+
+
 Said = Mapping[tuple[str, str], TomlFile]  # (section, key) that a file sets -> the last file that does
 
 
@@ -206,6 +257,7 @@ class Config:
     metrics: MetricsSettings = MetricsSettings()
     trace: TraceSettings = TraceSettings()
     gateway: GatewaySettings = GatewaySettings()
+    nodes: NodeSettings = NodeSettings()
     files: tuple[Path, ...] = field(default=(), compare=False)  # those that were read
     said: Said = field(default_factory=dict, compare=False, repr=False)
 
@@ -248,6 +300,7 @@ Section = (
     | MetricsSettings
     | TraceSettings
     | GatewaySettings
+    | NodeSettings
 )
 SECTIONS: Final[dict[str, Section]] = {
     item.name: getattr(Config(), item.name)

@@ -19,7 +19,7 @@ _BYTES: Final = NODE_WINDOW // 8
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Bit n of `taken` stands for the counter floor + 1 + n; bit 0 is never set: the floor would be higher."""
+    """Bit n of `taken` is the counter floor + 1 + n; bit 0 is never set, the floor would be higher."""
 
     floor: int = 0
     taken: int = 0
