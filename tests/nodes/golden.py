@@ -90,9 +90,24 @@ HEADS = {
     "one layer": NodeHead(version=NodeHeadVersion(1, 2), layers=(ONE,)),
     "two layers": NodeHead(version=NodeHeadVersion(2, 300, 5), layers=TWO, labels=("a", "b", "c")),
 }
+X = [(7 * one) % 33 - 16 for one in range(66)]
 INPUTS = {
-    "one layer": [([10, -20, 30], 0.5), ([0, 0, 0], 1.0), ([-128, 127, -1], 0.0009765625)],
-    "two layers": [([(7 * one + k) % 33 - 16 for one in range(64)], 0.0625) for k in range(4)],
+    "one layer": [
+        sample(1, "int8", struct.pack("3b", 10, -20, 30), 0.5),
+        sample(1, "int8", bytes(3), 1.0),
+        sample(1, "int8", struct.pack("3b", -128, 127, -1), 0.0009765625),
+        sample(1, "int16", struct.pack("<3h", -32768, 32767, -1), 2.0**-149),  # a subnormal scale
+        sample(1, "int16", struct.pack("<3h", -32768, 32767, -1), 1e30),  # outputs beyond 64 bits
+        sample(1, "float32", floats(1.5, -0.1, 1e-7), None),
+        sample(1, "float32", floats(3e38, -3e38, 1.0), None),
+        sample(1, "float32", floats(2.0**-149, -(2.0**-126), 0.0), None),
+        sample(1, "float32", floats(0.0, -0.0, 0.0), None),
+    ],
+    "two layers": [
+        *(sample(1, "int8", struct.pack("64b", *X[one : one + 64]), 0.0625) for one in range(3)),
+        sample(1, "int16", struct.pack("<64h", *(999 * one for one in X[:64])), 0.0000625),
+        sample(1, "float32", floats(*(one / 16.5 for one in X[:64])), None),
+    ],
 }
 V = Tagged(72, b"\x01")
 S = floats(1.0)
@@ -229,12 +244,16 @@ def _good_messages() -> list[dict[str, Any]]:
         found.append(_good("ack", name, encode_ack(one), next=one.next, ranges=one.ranges, gone=one.gone))
     for name, one in HEADS.items():
         version = [one.version.generation, one.version.version, one.version.revision]
-        tries = []
-        for x, scale in INPUTS[name]:
-            logits = struct.pack(f"<{one.layers[-1].rows}d", *heads.logits(one, x, scale))
-            tries.append(
-                {"x": x, "scale": scale, "class": heads.predict(one, x, scale), "logits": logits.hex()}
-            )
+        tries = [
+            {
+                "dtype": x.dtype,
+                "data": x.data.hex(),
+                "scale": None if x.scale is None else floats(x.scale).hex(),
+                "outputs": [str(output) for output in heads.outputs(one, x)],  # JSON's readers stop at 2^53
+                "class": heads.predict(one, x),
+            }
+            for x in INPUTS[name]
+        ]
         known = {"version": version, "labels": one.labels, "rows": one.layers[-1].rows, "predictions": tries}
         found.append(_good("head", name, encode_head(one), **known))
     return found
@@ -287,7 +306,7 @@ def vectors() -> dict[str, Any]:
         "about": [
             "Messages of nodes and their device, byte for byte; docs/wire-format.md, section 14.",
             "good: decodes to these fields and back to these bytes.  bad: a right tag, a body to refuse.",
-            "forged: the tag is refused.  logits: float64, little-endian, computed in double precision.",
+            "forged: the tag is refused.  outputs: of the last layer, in units of 2^-16.",
         ],
         "federation": FEDERATION,
         "node": NODE,
