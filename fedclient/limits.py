@@ -93,3 +93,4 @@ MAX_ACK_RANGES: Final = 64  # in one acknowledgement; further ones follow when t
 MAX_ACK_GONE: Final = 64  # ditto; a counter that is not named is settled all the same
 MAX_NODE_LAYERS: Final = 8  # of a head: a microcontroller has time for two or three
 MAX_NODE_ROWS: Final = 4096  # outputs of a layer; as MAX_LABELS
+MAX_NODE_PACKET_BYTES: Final = 128 * 1024  # MQTT packet from nodes: what is too large is counted, up to here

@@ -18,12 +18,14 @@ from dataclasses import asdict
 
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
 from fedclient.device.judgement import JudgeArguments
+from fedclient.nodes.headfile import NodeHeadArguments
 from fedclient.storage import Database
 
 log = logging.getLogger(__name__)
 
 ORPHAN_S = 5.0  # a killed process is gone in milliseconds, unless the disk hangs
 
+_VERBS = {JobArguments: "job", JudgeArguments: "judge", NodeHeadArguments: "node-heads"}
 _IN_WORDS: dict[int, str] = {
     TrainerExit.DATA: "the samples are too few, or do not fit the model",
     TrainerExit.MODEL: "this model cannot be trained here",
@@ -35,9 +37,11 @@ _IN_WORDS: dict[int, str] = {
 class Child:
     """One running trainer, or one that only judges."""
 
-    def __init__(self, arguments: JobArguments | JudgeArguments, timeout_at_s: float) -> None:
+    def __init__(
+        self, arguments: JobArguments | JudgeArguments | NodeHeadArguments, timeout_at_s: float
+    ) -> None:
         self.only_judges = isinstance(arguments, JudgeArguments)
-        verb = "judge" if self.only_judges else "job"
+        verb = _VERBS[type(arguments)]
         self._gone, kept_by_child = os.pipe()
         # one core for the head; BLAS would start a thread for each core of the board
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

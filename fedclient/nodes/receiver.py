@@ -72,6 +72,11 @@ class Receiver:
         """The nodes that have a secret."""
         return list(self._keys)
 
+    def take_refused(self) -> Counter[tuple[str, str]]:
+        """Return what was refused since the last call."""
+        taken, self.refused = self.refused, Counter()
+        return taken
+
     def open(self, topic: str, message: bytes) -> Heard | None:
         """Return what a node said, or None, and count why."""
         try:

@@ -170,3 +170,9 @@ def stats(database: Database) -> dict[str, NodeStats]:
         )
         for node in sorted({*stored, *counts})
     }
+
+
+def ids(database: Database, node: str) -> set[int]:
+    """Return the ids of a node's samples, of all its generations."""
+    rows = database.execute("SELECT id FROM samples WHERE source = ? AND counter IS NOT NULL", (node,))
+    return {row for (row,) in rows}

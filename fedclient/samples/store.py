@@ -296,6 +296,10 @@ class SampleStore:
         """Count what nodes sent, by their names."""
         return nodes.stats(self._database)
 
+    def of_node(self, node: str) -> set[int]:
+        """Return the ids of a node's samples."""
+        return nodes.ids(self._database, node)
+
     def stats(self) -> Stats:
         """Count everything; this reads the whole table, so not every minute."""
         names = "rows", "bytes", "dropped", "damaged", "max_rows", "max_bytes"
