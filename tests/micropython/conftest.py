@@ -41,8 +41,11 @@ def environment(*folders: Path) -> dict[str, str]:
     return {**os.environ, "MICROPYPATH": ":".join(map(str, (PACKAGE.parent, *folders, ".frozen")))}
 
 
-def run_program(interpreter: str, folder: Path, program: str, asked: Any = None, heap: str = HEAP) -> Any:
-    """Run one of tests/micropython/programs in a folder; return what it printed, read as JSON."""
+def run_program(interpreter: str, folder: Path, program: str, asked: Any = None, heap: str = "1M") -> Any:
+    """Run one of tests/micropython/programs in a folder; return what it printed, read as JSON.
+
+    What is asked and answered takes room that a node does not need.
+    """
     (folder / "asked.json").write_text(json.dumps(asked))
     done = subprocess.run(
         [interpreter, "-X", f"heapsize={heap}", str(PROGRAMS / program), "asked.json"],
