@@ -15,17 +15,20 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
 from fedclient.device.judgement import JudgeArguments
-from fedclient.nodes.headfile import NodeHeadArguments
 from fedclient.storage import Database
+
+if TYPE_CHECKING:
+    from fedclient.nodes.headfile import NodeHeadArguments
 
 log = logging.getLogger(__name__)
 
 ORPHAN_S = 5.0  # a killed process is gone in milliseconds, unless the disk hangs
 
-_VERBS = {JobArguments: "job", JudgeArguments: "judge", NodeHeadArguments: "node-heads"}
+_VERBS: dict[type, str] = {JobArguments: "job", JudgeArguments: "judge"}
 _IN_WORDS: dict[int, str] = {
     TrainerExit.DATA: "the samples are too few, or do not fit the model",
     TrainerExit.MODEL: "this model cannot be trained here",
@@ -41,7 +44,7 @@ class Child:
         self, arguments: JobArguments | JudgeArguments | NodeHeadArguments, timeout_at_s: float
     ) -> None:
         self.only_judges = isinstance(arguments, JudgeArguments)
-        verb = _VERBS[type(arguments)]
+        verb = _VERBS.get(type(arguments), "node-heads")
         self._gone, kept_by_child = os.pipe()
         # one core for the head; BLAS would start a thread for each core of the board
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -61,7 +61,9 @@ class NodeLink:
         self._pending: list[Heard] = []
         self._committed_s = 0.0
         self._now_s = 0.0
-        self.reason: str | None = None  # why nothing can be heard or stored just now
+        self._revoked: list[str] = []
+        self._unreadable = ""  # why nobody knows who the nodes are
+        self.reason = ""  # why nothing can be heard or stored just now
 
     # --- the loop's side --------------------------------------------------------------------------------
     def start(self, now_s: float) -> None:
@@ -122,8 +124,7 @@ class NodeLink:
     @property
     def notes(self) -> list[str]:
         """What is wrong, in sentences."""
-        found = [self.reason and f"nodes: {self.reason}", self._heads.why and f"nodes: {self._heads.why}"]
-        return [note for note in found if note]
+        return [f"nodes: {one}" for one in (self.reason, self._unreadable, self._heads.why) if one]
 
     def look(self) -> None:
         """Read who the nodes are; one that was revoked or renewed is spoken to no more as before."""
@@ -131,7 +132,9 @@ class NodeLink:
             nodes = self._registry.load()
         except FedClientError as error:
             log.error("no node is listened to: %s", error)
-            self.reason, nodes = str(error), {}
+            self._unreadable, nodes = str(error), {}
+        else:
+            self._unreadable = ""
         self._receiver.know(nodes)
         self._revoked = [node.name for node in nodes.values() if node.revoked]
         self._heads.remove_others(set(self._receiver.active))
@@ -160,7 +163,7 @@ class NodeLink:
         self._connect_s = self._now_s + self._retrying.next_s()
 
     def _greet(self) -> None:
-        self.reason = None
+        self.reason = ""
         self._retrying.reset()
         log.info("listening to nodes at %s:%d", self._config.nodes.host, self._config.nodes.broker.port)
         with suppress(Unreachable):  # its Disconnected is on the way

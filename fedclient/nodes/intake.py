@@ -25,7 +25,7 @@ from fedclient.samples.nodes import NodeRow, NodeRows
 from fedclient.samples.store import SampleStore
 
 # What is counted beside the receiver's reasons; the words are in `fedclient status`.
-STORED: Final = "samples"
+STORED: Final = "stored"
 LABELLED: Final = "labels"
 AGAIN: Final = "sent again"  # a node that has not had its answer, or somebody who repeats it
 RATE: Final = "above the rate"
