@@ -53,8 +53,11 @@ def typed(values: object, scale: object = None) -> tuple:
 
 def _label(label: object) -> object:
     if isinstance(label, str):
-        if not 0 < len(label.encode()) <= 64 or min(label) < " ":
-            raise ValueError("a label is one line of 1 to 64 bytes")
+        if not 0 < len(label.encode()) <= 64:
+            raise ValueError("a label has 1 to 64 bytes")
+        for one in label:
+            if not (" " <= one <= "~" or "\xa0" < one < "\u2000" and one != "\xad"):
+                raise ValueError("a label prints in one line")
     elif label is not None and not 0 <= label <= _MOST:
         raise ValueError("a label is 0 to 2^53")
     return label
@@ -82,6 +85,7 @@ class Node:
         self._wait = self.retry[0]
         self._wait_connect = 0
         self._due = self._connect_due = self._spoke = time.ticks_ms()
+        self._answered = False  # whether an ack of this boot has come
         self._number = 0
         self._head_path = folder + "head"
         client.set_callback(self._incoming)
@@ -164,7 +168,7 @@ class Node:
         return time.ticks_add(time.ticks_ms(), wait + wait * os.urandom(1)[0] // 1024)
 
     def _send(self) -> None:
-        if self.counters.base is None:
+        if not self._answered:
             if self._is(self._due):
                 self._back_off()
                 self._publish("label", cbor.put(bytearray(), [self.nonce, 0, 0, None]))
@@ -235,15 +239,17 @@ class Node:
         nonce, below, top, settled = _ack(body)
         if nonce != self.nonce:
             raise ValueError("for another boot")
-        if self.counters.base is None or top > self.counters.end:
+        base = self.counters.base
+        if base is None or top > (self.counters.end if self._answered else base + 1):
             # We do not know what we sent in an earlier life; what that life kept has its counters still.
             self.ring.settle(below, settled, earlier=True)
             self.counters.begin(top + _AFRESH - 1)
             self.counters.reserve(self.counters.base + self._number)
             self.ring.begin(self.counters.base)
             self.ring.unsent()
-        elif not self.ring.settle(below, settled):
+        elif not self.ring.settle(below, settled) and self._answered:
             return
+        self._answered = True
         self._wait = self.retry[0]
         self._due = self._after(self._wait)
 
