@@ -57,7 +57,8 @@ def test_samples_cross_a_network_without_encryption_only_by_leave(nodes) -> None
     code, out, err = nodes("export-secrets", "shed", "--host", "192.0.2.7")
     assert (code, out) == (1, "")
     assert err == (
-        "fedclient: samples would go to 192.0.2.7 without encryption: set [nodes] tls, or allow_plaintext there\n"
+        "fedclient: samples would go to 192.0.2.7 without encryption: "
+        "set [nodes] tls, or allow_plaintext there\n"
     )
     for leave in ("allow_plaintext = true", "tls = true"):
         code, out, err = nodes("export-secrets", "shed", "--host", "192.0.2.7", settings=leave)

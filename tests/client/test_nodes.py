@@ -60,7 +60,7 @@ class World:
         while True:
             self.link.service((), self.now_s, alone=True)
             for node in nodes:
-                node.listen(self.now_s)
+                node.listen()
             due_s = self.link.deadline_s()
             if due_s is None or due_s > until_s:
                 break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import time
 from contextlib import suppress
 
 from fedclient import limits
@@ -10,7 +12,7 @@ from fedclient.errors import Unreachable
 from fedclient.nodes.keys import NodeKeys, derive
 from fedclient.nodes.messages import Ack, NodeLabel, NodeSample, decode_ack, encode_label, encode_sample
 from fedclient.nodes.registry import Node
-from fedclient.transport.base import Received, Transport
+from fedclient.transport.base import Disconnected, Event, Received, Transport
 from fedclient.wire.topics import NodeTopics
 
 
@@ -31,9 +33,13 @@ class Puppet:
         self.heads: list[bytes] = []
 
     def connect(self) -> None:
+        """Connect at once, or be without a connection; only what is in memory needs no waiting."""
         self.transport.connect(0.0)
-        while not self.transport.connected:
-            self.transport.service(self.transport.interests(), 0.0)
+        until_s = time.monotonic() + 10
+        while not self.transport.connected and time.monotonic() < until_s:
+            select.select(list(self.transport.interests()), [], [], 0.05)
+            if any(isinstance(one, Disconnected) for one in self._service()):
+                return
         for topic in (self.topics.ack(self.name), self.topics.head(self.name)):
             self.transport.subscribe(topic)
 
@@ -58,13 +64,16 @@ class Puppet:
             for topic, message in list(self.kept.values()):
                 self.transport.publish(topic, message)
 
-    def listen(self, now_s: float = 0.0) -> None:
-        for event in self.transport.service(self.transport.interests(), now_s):
+    def listen(self) -> None:
+        for event in self._service():
             if isinstance(event, Received) and event.topic == self.topics.ack(self.name):
                 key, most = self.keys.down, limits.MAX_NODE_ACK_BYTES
                 self._acknowledged(decode_ack(key.open(event.topic, event.payload, most)))
             elif isinstance(event, Received) and event.topic == self.topics.head(self.name):
                 self.heads.append(event.payload)
+
+    def _service(self) -> list[Event]:
+        return self.transport.service(self.transport.interests(), time.monotonic())
 
     def _keep(self, topic: str, body: bytes) -> int:
         self.kept[self.counter] = topic, self.keys.up.seal(topic, body)

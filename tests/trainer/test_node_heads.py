@@ -113,7 +113,7 @@ def test_it_is_written_once_for_a_head(bench: Bench) -> None:
 def test_a_model_that_computes_something_else_is_refused(bench: Bench, monkeypatch) -> None:
     adopt(bench, trained(bench.model))
     monkeypatch.setattr(
-        runtime.TrainableModel, "infer", lambda self, x: np.tanh(x @ np.ones((FEATURES, CLASSES)))
+        runtime.TrainableModel, "infer", lambda _, x: np.tanh(x @ np.ones((FEATURES, CLASSES)))
     )
     run(bench)
     assert written(bench).body == b""
