@@ -5,6 +5,7 @@
     fsync    what a round flushes to the disk, by stage (needs strace)
     codec    time and size of packing and unpacking
     gateway  updates per second
+    nodes    1,000 samples a second from 50 nodes: what is lost, memory, processor time for each
     replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     personal heads of their own for these people, FedProx and balanced sampling (ditto)
@@ -229,6 +230,12 @@ def runtimes(_: argparse.Namespace) -> Results | None:
     return part.measure()
 
 
+def nodes(options: argparse.Namespace) -> Results | None:
+    import nodes as part  # noqa: PLC0415 - ditto
+
+    return part.measure(nodes=50, per_second=1000, seconds=options.nodes_s)
+
+
 def replay(_: argparse.Namespace) -> Results:
     return _script("replay.py")
 
@@ -240,6 +247,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "codec": codec,
     "gateway": gateway,
     "replay": replay,
+    "nodes": nodes,
     "wisdm": wisdm,
     "personal": personal,
     "omniglot": omniglot,
@@ -280,6 +288,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--idle-s", type=float, default=120.0, metavar="S", help="how long to watch an idle agent (120)"
+    )
+    parser.add_argument(
+        "--nodes-s",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long nodes send 1,000 samples a second (60)",
     )
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of an agent to time (5)")
     parser.add_argument("--rounds", type=int, default=8, metavar="N", help="rounds to time (8)")
