@@ -38,7 +38,9 @@ def mpy_cross() -> str:
 
 
 def environment(*folders: Path) -> dict[str, str]:
-    return {**os.environ, "MICROPYPATH": ":".join(map(str, (PACKAGE.parent, *folders, ".frozen")))}
+    """Where programs find modules: in these folders, then the package as it is on a board's flash."""
+    path = [*map(str, folders), str(PACKAGE.parent), ".frozen"]
+    return {**os.environ, "MICROPYPATH": ":".join(path)}
 
 
 def run_program(interpreter: str, folder: Path, program: str, asked: Any = None, heap: str = "1M") -> Any:
