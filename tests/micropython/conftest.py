@@ -20,7 +20,7 @@ HEAP = "192K"  # of an ESP32 or a Pico W; the unix port's objects take twice the
 
 
 def tool(name: str) -> str:
-    folder = Path(os.environ.get("FEDCLIENT_MICROPYTHON", ROOT / ".micropython"))
+    folder = Path(os.environ.get("FEDCLIENT_MICROPYTHON") or ROOT / ".micropython").resolve()
     found = shutil.which(name, path=str(folder / "bin")) or shutil.which(name)
     if not found:
         pytest.skip(f"LEFT OUT: no {name} (tools/get_micropython fetches it)")

@@ -23,6 +23,7 @@ from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
 from tests.micropython.conftest import HEAP, PACKAGE, ROOT, environment, run_program
 from tests.micropython.receiving import NODE, Device
+from tests.nodes import golden
 
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "main.py")
 BOARDS = Path(__file__).parent / "boards"
