@@ -54,6 +54,7 @@ EDGES = (
     "gateway/store.py",
     "nodes/registry.py",
     "nodes/intake.py",
+    "nodes/headfile.py",
     "gateway/server.py",
     "cli/",
     "testing/",

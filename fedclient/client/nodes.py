@@ -223,7 +223,13 @@ class NodeLink:
 
     def _open(self) -> Intake:
         if self._store is None:
-            self._store = SampleStore(self._folder.samples)
+            limits = self._config.limits
+            self._store = SampleStore(
+                self._folder.samples,
+                max_rows=limits.samples_max_rows,
+                max_bytes=limits.samples_max_mib << 20,
+                holdout=self._config.adoption.holdout,
+            )
         if self._intake is None:
             self._intake = Intake(self._store, self._config.nodes)
         return self._intake
