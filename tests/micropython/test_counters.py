@@ -23,13 +23,17 @@ def good(slot: Path) -> bool:
 
 
 def flipped(data: bytes, bit: int) -> bytes:
-    return b"".join(
-        bytes([byte ^ (1 << bit % 8 if at == bit // 8 else 0)]) for at, byte in enumerate(data)
-    )
+    return b"".join(bytes([byte ^ (1 << bit % 8 if at == bit // 8 else 0)]) for at, byte in enumerate(data))
 
 
 def life(
-    interpreter: str, folder: Path, *, begin: int = 0, most: int = 20, kill_after: int | None = None, floor=False
+    interpreter: str,
+    folder: Path,
+    *,
+    begin: int = 0,
+    most: int = 20,
+    kill_after: int | None = None,
+    floor=False,
 ) -> tuple[Any, list[int]]:
     """Return what the slots said at boot, and the counters used until the end or the kill."""
     asked = {"stride": STRIDE, "begin": begin, "most": most, "floor": floor}
@@ -69,12 +73,12 @@ def test_a_stride_is_written_once_and_a_boot_begins_after_it(boot, tmp_path: Pat
     before = {path.name: path.read_bytes() for path in tmp_path.glob("slot*")}
     said, used = boot(most=0)
     assert said == [114, [0, 0, 0]]
-    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("slot*")}, "a boot writes nothing"
+    assert before == {path.name: path.read_bytes() for path in tmp_path.glob("slot*")}, (
+        "a boot writes nothing"
+    )
 
 
-def test_no_counter_is_used_twice_whatever_is_killed_or_damaged(
-    boot, tmp_path: Path, thorough: bool
-) -> None:
+def test_no_counter_is_used_twice_whatever_is_killed_or_damaged(boot, tmp_path: Path, thorough: bool) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)

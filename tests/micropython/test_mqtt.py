@@ -83,7 +83,11 @@ def test_messages_go_out_with_qos_0_and_1(talk, listener) -> None:
         one.do("publish", "t/1", large, False, 1)
         one.do("publish", "t/r", "kept", True, 1)
         found = [heard.get(timeout=WAIT_S) for _ in range(3)]
-        assert found == [("t/0", b"zero", 0, False), ("t/1", large.encode(), 1, False), ("t/r", b"kept", 1, False)]
+        assert found == [
+            ("t/0", b"zero", 0, False),
+            ("t/1", large.encode(), 1, False),
+            ("t/r", b"kept", 1, False),
+        ]
         assert one.do("disconnect") is None
 
 

@@ -69,7 +69,14 @@ def start(micropython: str, flash: Path):
     def one(port: int, life: int = 1, **asked: Any) -> Iterator[Running]:
         settings = {"format": 1, "federation": "local", "node": NODE.name, "generation": NODE.generation}
         settings |= {"secret": NODE.secret.hex(), "host": "127.0.0.1", "port": port, "tls": False}
-        asked = {"settings": settings, "life": life, "most": 30, "ahead": 12, "capacity": 64, "keep": False} | asked
+        asked = {
+            "settings": settings,
+            "life": life,
+            "most": 30,
+            "ahead": 12,
+            "capacity": 64,
+            "keep": False,
+        } | asked
         (flash / "asked.json").write_text(json.dumps(asked))
         process = subprocess.Popen(
             [micropython, "-X", f"heapsize={HEAP}", str(PROGRAMS / "stream.py"), "asked.json"],
@@ -107,7 +114,9 @@ def head(version: int, rows: int = 3) -> NodeHead:
         bias=golden.floats(*[0.5] * rows),
     )
     return NodeHead(
-        version=NodeHeadVersion(1, version), layers=(layer,), labels=tuple(f"v{version} {n}" for n in range(rows))
+        version=NodeHeadVersion(1, version),
+        layers=(layer,),
+        labels=tuple(f"v{version} {n}" for n in range(rows)),
     )
 
 
@@ -204,11 +213,9 @@ def test_killed_at_random_moments_nothing_settled_is_lost_and_nothing_stored_twi
 
 
 def test_a_file_brings_samples_over_a_power_cut(start, broker, tmp_path: Path) -> None:
-    with start(broker.port, 1, keep=True, most=5) as node:
-        # The first answer lets it number its samples, the device is gone before it has taken any.
-        with device(broker.port, tmp_path):
-            node.until(done)
-    with start(broker.port, 2, keep=True, most=9) as node:
+    with device(broker.port, tmp_path), start(broker.port, 1, keep=True, most=5) as node:
+        node.until(done)
+    with start(broker.port, 2, keep=True, most=9) as node:  # nobody answers in this life
         node.until(lambda said: sum(one[0] == "queued" for one in said) == 9)
     with device(broker.port, tmp_path), start(broker.port, 3, keep=True, most=1) as node:
         node.until(done)
@@ -216,7 +223,9 @@ def test_a_file_brings_samples_over_a_power_cut(start, broker, tmp_path: Path) -
     assert (lives.count(1), lives.count(2), lives.count(3)) == (5, 9, 1)
 
 
-def test_answers_that_are_not_for_this_boot_or_not_genuine_settle_nothing(start, broker, tmp_path: Path) -> None:
+def test_answers_that_are_not_for_this_boot_or_not_genuine_settle_nothing(
+    start, broker, tmp_path: Path
+) -> None:
     with device(broker.port, tmp_path) as other, start(broker.port, 1) as node:
         node.until(done)
         topic, replayed = [answer for answer in other.answers if answer[0].endswith("/ack")][-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import json
 import random
 import shutil
@@ -37,8 +38,8 @@ def test_the_package_lists_every_module_under_the_project_s_version() -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, PACKAGE / "main.py"], ids=lambda path: path.name)
 def test_nothing_of_cpython_s_fedclient_is_imported(path: Path) -> None:
-    boards = {"array", "gc", "hashlib", "json", "machine", "network", "ntptime", "os", "rp2", "esp32", "select"}
-    boards |= {"socket", "struct", "time", "tls", "fednode"}
+    boards = {"array", "esp32", "fednode", "gc", "hashlib", "json", "machine", "network", "ntptime", "os"}
+    boards |= {"rp2", "select", "socket", "struct", "time", "tls"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             assert {alias.name for alias in node.names} <= boards
@@ -74,7 +75,8 @@ def test_mip_installs_what_the_package_lists(micropython: str, tmp_path: Path) -
         listed = json.loads((PACKAGE / "package.json").read_text())
         listed["urls"] = [[name, f"{url}/{source}"] for name, source in listed["urls"]]
         (tmp_path / "served" / "package.json").write_text(json.dumps(listed))
-        install = f"import mip; mip.install('{url}/package.json', target={str(tmp_path / 'lib')!r}, mpy=False)"
+        lib = str(tmp_path / "lib")
+        install = f"import mip; mip.install('{url}/package.json', target={lib!r}, mpy=False)"
         found = subprocess.run(
             [micropython, "-c", install], capture_output=True, text=True, timeout=60, check=False
         )
@@ -121,7 +123,9 @@ def test_main_runs_on_a_board_s_modules(
         assert memoryview(first.array.data).cast("f").tolist() == pytest.approx([degrees] * 16, rel=1e-6)
 
 
-def test_hostile_bytes_raise_nothing_but_what_is_caught(micropython: str, tmp_path: Path, thorough: bool) -> None:
+def test_hostile_bytes_raise_nothing_but_what_is_caught(
+    micropython: str, tmp_path: Path, thorough: bool
+) -> None:
     found = run_program(micropython, tmp_path, "fuzz.py", {"count": 20_000 if thorough else 1500, "seed": 6})
     print(found)
     assert found["refused"] > found["taken"]
@@ -145,14 +149,12 @@ def test_random_heads_predict_as_on_the_device(micropython: str, tmp_path: Path,
                 scales=b"".join(a_float() for _ in range(rows)),
                 bias=b"".join(a_float() for _ in range(rows)),
             )
-            for columns, rows in zip(widths, widths[1:], strict=False)
+            for columns, rows in itertools.pairwise(widths)
         )
         head = NodeHead(version=NodeHeadVersion(1, 1), layers=layers)
         dtype = rng.choice(["int8", "int16", "float32"])
         size = {"int8": 1, "int16": 2, "float32": 4}[dtype]
-        data = (
-            b"".join(a_float() for _ in range(widths[0])) if size == 4 else rng.randbytes(size * widths[0])
-        )
+        data = b"".join(a_float() for _ in range(widths[0])) if size == 4 else rng.randbytes(size * widths[0])
         scale = None if size == 4 else struct.unpack("<f", a_float())[0]
         sample = golden.sample(1, dtype, data, scale)
         wanted.append([[str(one) for one in heads.outputs(head, sample)], heads.predict(head, sample)])
@@ -165,4 +167,3 @@ def test_random_heads_predict_as_on_the_device(micropython: str, tmp_path: Path,
             }
         )
     assert run_program(micropython, tmp_path, "predict.py", asked, heap="16M") == wanted
-

@@ -19,9 +19,7 @@ def test_full_it_lets_the_oldest_go_and_counts_it(on_node) -> None:
 
 def test_what_is_below_or_in_a_range_is_settled(on_node) -> None:
     pushed = [["push", n, 0, "x"] for n in range(1, 9)]
-    states = on_node(
-        "rings.py", [["boot", 9], ["begin", 0], *pushed, ["settle", 3, [[5, 2], [8, 1]], False]]
-    )
+    states = on_node("rings.py", [["boot", 9], ["begin", 0], *pushed, ["settle", 3, [[5, 2], [8, 1]], False]])
     assert numbers(states[-1]) == [3, 4, 7]
 
 

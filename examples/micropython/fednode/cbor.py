@@ -87,10 +87,9 @@ class _Reader:
         if major == 3:
             return str(self.take(number), "utf-8")
         if major == 4 and depth:
-            items = []
-            for _ in range(number):
-                items.append(self.item(depth - 1))
-            return items
+            if number > len(self.data) - self.at:  # of a byte each, at least
+                raise ValueError("cut short")
+            return [self.item(depth - 1) for _ in range(number)]
         if major == 6 and number in (INT8, INT16, FLOAT32):
             data = self.item(0)
             if isinstance(data, memoryview):

@@ -21,7 +21,11 @@ def _seal(record: bytes) -> bytes:
 
 
 class Counters:
-    """`base`: the counter before the first of this boot; `end`: after the last that is reserved; `floor`: a head's."""
+    """Where counting stands.
+
+    `base` is the counter before the first of this boot, `end` the one after the last that is reserved,
+    `floor` the version of a head.
+    """
 
     def __init__(self, folder: str = "", generation: int = 1, stride: int = 256) -> None:
         self._paths = (folder + "slot0", folder + "slot1")

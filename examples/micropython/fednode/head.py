@@ -96,13 +96,12 @@ class Head:
         if len(values) != self.columns:
             raise ValueError("the head takes %d values" % self.columns)
         for layer in self._layers:
-            if values is None:
-                by = _fitting(outputs)
-                values = [shifted(one, by) for one in outputs]
+            if layer is not self._layers[0]:
+                by = _fitting(values)
+                values = [shifted(one, by) for one in values]
                 mantissa, exponent = 1, by - _UNIT
-            outputs = _dense(layer, values, mantissa, exponent)
-            values = None
-        return outputs
+            values = _dense(layer, values, mantissa, exponent)
+        return values
 
     def predict(self, tag: int, data: bytes, scale: bytes | None) -> int:
         """Return the class: the first of the greatest outputs."""

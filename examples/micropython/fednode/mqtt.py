@@ -194,7 +194,7 @@ class MQTTClient:
         packet.append(size)
         packet.extend(body)  # one segment: two would wait for each other
         view = memoryview(packet)
-        while len(view):
+        while len(view) > 0:
             sent = self.sock.write(view)
             if not sent:
                 raise OSError("the broker is gone")

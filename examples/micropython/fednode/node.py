@@ -56,7 +56,7 @@ def _label(label: object) -> object:
         if not 0 < len(label.encode()) <= 64:
             raise ValueError("a label has 1 to 64 bytes")
         for one in label:
-            if not (" " <= one <= "~" or "\xa0" < one < "\u2000" and one != "\xad"):
+            if not (" " <= one <= "~" or ("\xa0" < one < "\u2000" and one != "\xad")):
                 raise ValueError("a label prints in one line")
     elif label is not None and not 0 <= label <= _MOST:
         raise ValueError("a label is 0 to 2^53")

@@ -98,7 +98,7 @@ class Ring:
 
     def _load(self) -> None:
         try:
-            file = open(self._path, "rb")
+            file = open(self._path, "rb")  # noqa: SIM115  closed below
         except OSError:
             return
         with file:

@@ -27,7 +27,7 @@ for _ in range(asked["count"]):
         if how == 0:
             body[at] ^= 1 << random.randrange(8)
         elif how == 1:
-            body[at] = random.choice((0, 0x18, 0x1B, 0x40, 0x5B, 0x60, 0x80, 0x9B, 0xA0, 0xC0, 0xD8, 0xF6, 0xFF))
+            body[at] = random.choice(b"\x00\x18\x1b\x40\x5b\x60\x80\x9b\xa0\xc0\xd8\xf6\xff")
         elif how == 2:
             body = body[: at + 1]
         else:

@@ -73,7 +73,10 @@ print(
     json.dumps(
         {
             "keys": [hexlify(key).decode() for key in (node._up, node._down)],
-            "hmac": [hexlify(hmac(unhexlify(one["key"]), unhexlify(one["data"]))).decode() for one in vectors["hmac"]],
+            "hmac": [
+                hexlify(hmac(unhexlify(one["key"]), unhexlify(one["data"]))).decode()
+                for one in vectors["hmac"]
+            ],
             "said": [said(one) for one in vectors["good"] if one["kind"] in up],
             "good": [read(one) for one in vectors["good"] if one["kind"] not in up],
             "bad": [read(one) for one in vectors["bad"] if one["kind"] not in up],

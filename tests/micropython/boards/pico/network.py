@@ -5,6 +5,7 @@ STA_IF = 0
 
 class WLAN:
     def __init__(self, interface):
+        assert interface == STA_IF
         self.looks = 0
 
     def active(self, on):
