@@ -6,6 +6,7 @@
     codec    time and size of packing and unpacking
     gateway  updates per second
     nodes    1,000 samples a second from 50 nodes: what is lost, memory, processor time for each
+    micropython  a node: size of its compiled files, heap, the smallest heap (needs tools/get_micropython)
     replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     personal heads of their own for these people, FedProx and balanced sampling (ditto)
@@ -77,6 +78,7 @@ TARGETS = (
         30,
     ),
     Target("idle wake-ups /min with these", ("idle", "equipped", "wakeups_per_min"), 4),
+    Target("smallest heap of a node, KiB", ("micropython", "smallest_heap_kib"), 192),
     Target("idle processor time, s/min", ("idle", "tcp", "cpu_s_per_min"), 0.005),
     Target("idle MQTT bytes /min", ("idle", "tcp", "tcp_bytes_per_min"), 10),
     Target("exec to subscribed, ms", ("idle", "tcp", "ready_ms", "median"), 300),
@@ -240,6 +242,12 @@ def replay(_: argparse.Namespace) -> Results:
     return _script("replay.py")
 
 
+def micropython(_options: argparse.Namespace) -> Results | None:
+    import micropython as part  # noqa: PLC0415 - ditto
+
+    return part.measure()
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "idle": idle,
     "round": round_,
@@ -247,6 +255,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "codec": codec,
     "gateway": gateway,
     "replay": replay,
+    "micropython": micropython,
     "nodes": nodes,
     "wisdm": wisdm,
     "personal": personal,
