@@ -78,6 +78,11 @@ TARGETS = (
         30,
     ),
     Target("idle wake-ups /min with these", ("idle", "equipped", "wakeups_per_min"), 4),
+    Target("idle memory with nodes that are silent, MiB", ("idle", "nodes", "pss_as_only_python_mib"), 30),
+    Target("idle wake-ups /min with these nodes", ("idle", "nodes", "wakeups_per_min"), 4),
+    Target("idle MQTT bytes /min with these nodes", ("idle", "nodes", "tcp_bytes_per_min"), 10),
+    Target("nodes: samples lost", ("nodes", "lost"), 0),
+    Target("nodes: samples /s", ("nodes", "samples_per_s"), 990, at_least=True),
     Target("smallest heap of a node, KiB", ("micropython", "smallest_heap_kib"), 192),
     Target("idle processor time, s/min", ("idle", "tcp", "cpu_s_per_min"), 0.005),
     Target("idle MQTT bytes /min", ("idle", "tcp", "tcp_bytes_per_min"), 10),
@@ -148,7 +153,8 @@ def idle(options: argparse.Namespace) -> Results:
     watch = {"seconds": options.idle_s, "starts": options.starts}
     found = {
         "tcp": part.measure(tls=False, broker=options.broker, **watch),
-        "equipped": part.measure(tls=False, broker=options.broker, equipped=True, **watch),
+        "equipped": part.measure(tls=False, broker=options.broker, more="equipped", **watch),
+        "nodes": part.measure(tls=False, broker=options.broker, more="nodes", **watch),
     }
     if options.broker != "embedded":  # it has no TLS
         found["tls"] = part.measure(tls=True, broker="mosquitto", **watch)
