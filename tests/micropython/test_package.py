@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import shutil
+import ssl
 import struct
 import subprocess
 import threading
@@ -23,8 +24,9 @@ from fedclient.nodes.messages import NodeHead, NodeHeadVersion, NodeLayer, encod
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
 from tests.micropython.conftest import HEAP, PACKAGE, ROOT, environment, run_program
-from tests.micropython.receiving import NODE, Device
+from tests.micropython.receiving import NODE, device
 from tests.nodes import golden
+from tests.transport.test_mqtt_security import pki, tls_lines  # noqa: F401  a fixture
 
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "main.py")
 BOARDS = Path(__file__).parent / "boards"
@@ -88,39 +90,64 @@ def test_mip_installs_what_the_package_lists(micropython: str, tmp_path: Path) -
     }
 
 
-@pytest.mark.parametrize(("board", "degrees", "label"), [("pico", 27, "touched"), ("esp32", 55, "free")])
-def test_main_runs_on_a_board_s_modules(
-    micropython: str, mosquitto: str, tmp_path: Path, board: str, degrees: int, label: str
-) -> None:
-    """With time made shorter: the modules of the board stand in for it, all else is real."""
-    flash = tmp_path / "flash"
-    flash.mkdir()
+def first_lines(micropython: str, flash: Path, board: str, told: dict[str, object], lines: int) -> list[str]:
+    """Run main.py as a board would, with time made shorter; the modules in boards/ stand in for its own."""
     source = (PACKAGE / "main.py").read_text()
     assert "EVERY_MS = 250" in source
     (flash / "main.py").write_text(source.replace("EVERY_MS = 250", "EVERY_MS = 5"))
     (flash / "wifi.json").write_text(json.dumps({"name": "home", "password": "secret"}))
-    with Mosquitto(mosquitto) as broker:
-        settings = {"format": 1, "federation": "local", "node": NODE.name, "generation": NODE.generation}
-        settings |= {"secret": NODE.secret.hex(), "host": "127.0.0.1", "port": broker.port, "tls": False}
-        (flash / "node.json").write_text(json.dumps(settings))
-        device = Device(broker.port, tmp_path)
-        with subprocess.Popen(
-            [micropython, "-X", f"heapsize={HEAP}", "main.py"],
-            cwd=flash,
-            env=environment(BOARDS / board),
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(6)]
-            process.kill()
-        device.stop()
+    settings = {"format": 1, "federation": "local", "node": NODE.name, "generation": NODE.generation}
+    settings |= {"secret": NODE.secret.hex(), "host": "127.0.0.1", "tls": False} | told
+    (flash / "node.json").write_text(json.dumps(settings))
+    with subprocess.Popen(
+        [micropython, "-X", f"heapsize={HEAP}", "main.py"],
+        cwd=flash,
+        env=environment(BOARDS / board),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+    return said
+
+
+@pytest.fixture
+def flash(tmp_path: Path) -> Path:
+    made = tmp_path / "flash"
+    made.mkdir()
+    return made
+
+
+@pytest.mark.parametrize(("board", "degrees", "label"), [("pico", 27, "touched"), ("esp32", 55, "free")])
+def test_main_runs_on_a_board_s_modules(
+    micropython: str, mosquitto: str, tmp_path: Path, flash: Path, board: str, degrees: int, label: str
+) -> None:
+    with Mosquitto(mosquitto) as broker, device(broker.port, tmp_path):
+        lines = first_lines(micropython, flash, board, {"port": broker.port}, 6)
     assert lines[0].startswith(f"{degrees}.00 degrees, {label}; the head says None; 1 to send"), lines
     assert lines[-1].endswith(("; 1 to send\n", "; 2 to send\n")), "what was sent is settled"
     with SampleStore(tmp_path / "samples.db") as store:
         (first,) = store.read([1])
         assert first.label == label
         assert memoryview(first.array.data).cast("f").tolist() == pytest.approx([degrees] * 16, rel=1e-6)
+
+
+@pytest.mark.parametrize(("authority", "trusted"), [("ca", True), ("other-ca", False)])
+def test_main_trusts_the_authority_it_was_given_only(
+    micropython: str, mosquitto: str, flash: Path, pki: Path, authority: str, trusted: bool
+) -> None:
+    if (
+        not subprocess.run([micropython, "-c", "import tls"], capture_output=True, check=False).returncode
+        == 0
+    ):
+        pytest.skip("LEFT OUT: this MicroPython has no TLS (Debian's has)")
+    pem = (pki / f"{authority}.pem").read_text()
+    (flash / "ca.der").write_bytes(ssl.PEM_cert_to_DER_cert(pem))
+    with Mosquitto(mosquitto, config=tls_lines(pki)) as broker:
+        told = {"host": "localhost", "port": broker.port, "tls": True}
+        lines = first_lines(micropython, flash, "pico", told, 4)
+    assert ("Error" not in lines[-1]) == trusted, lines
 
 
 def test_hostile_bytes_raise_nothing_but_what_is_caught(
