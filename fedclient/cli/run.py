@@ -70,11 +70,16 @@ def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], Dev
     config = settings.load(args.config, os.environ, args.state)
     if config.state != folder.path:
         raise ConfigError(f"the state folder is now {config.state}, not {folder.path}: this takes a restart")
+    from fedclient.client.nodes import refuse_federation  # noqa: PLC0415 - most devices have no nodes
+
     config.policy_on(boards.here(args.root))  # refused here, not after the old agent has ended
     joined = enrolment.load(folder.enrolment)
     if joined is not None:
         broker = config.broker.resolve(joined.invitation.broker)
         opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
+    if config.nodes.enabled:
+        refuse_federation(folder, config)
+        nodes_opener(config, MAX_NODE_PACKET_BYTES)("")
     return lambda: _service(folder, config, _agent(args, folder, config))
 
 

@@ -259,16 +259,22 @@ def refuse_federation(folder: DeviceFolder, config: Config) -> None:
 
 
 def _is_same(ours: Broker, theirs: Broker) -> bool:
-    """Whether two addresses lead to one broker: on one machine of the network, any ports may."""
-    if is_loopback(ours.host) and is_loopback(theirs.host):
-        return ours.port == theirs.port
+    """Whether two addresses lead to one broker: on this machine ports tell brokers apart, elsewhere hosts.
+
+    Names are resolved only where it matters, for a resolver without a network keeps the loop waiting.
+    """
+    if is_loopback(ours.host):
+        return ours.port == theirs.port and _is_here(theirs)
     return ours.host.casefold() == theirs.host.casefold() or bool(_addresses(ours) & _addresses(theirs))
 
 
-def _addresses(broker: Broker) -> set[object]:
+def _is_here(broker: Broker) -> bool:
+    return is_loopback(broker.host) or any(map(is_loopback, _addresses(broker)))
+
+
+def _addresses(broker: Broker) -> set[str]:
     try:
-        return {
-            found[4][0] for found in socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
-        }
+        found = socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
     except OSError:
         return set()  # then nobody connects to it either
+    return {str(address[0]) for *_, address in found}

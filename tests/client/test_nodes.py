@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -226,10 +227,29 @@ CASES: dict[str, tuple[str, int, str, int, bool]] = {
     "another host": ("192.0.2.1", 8883, "192.0.2.2", 8883, False),
     "a name for it": ("localhost", 1883, "127.0.0.1", 1883, True),
     "two on this machine": ("127.0.0.1", 1883, "localhost", 1884, False),
+    "this machine's own name": ("127.0.0.1", 1883, "gateway.lan", 1883, True),
+    "another name of it": ("192.0.2.1", 1883, "alias.farm", 8883, True),
 }
 
 
+@pytest.fixture
+def names(monkeypatch) -> list[str]:
+    """A resolver that knows two names of this machine and one of another, and is asked for them only."""
+    known = {"gateway.lan": "127.0.1.1", "alias.farm": "192.0.2.1", "192.0.2.1": "192.0.2.1"}
+    asked: list[str] = []
+
+    def resolve(host, port, **_):
+        asked.append(host)
+        if host not in known:
+            raise socket.gaierror(-2, "not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return asked
+
+
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("names")
 def test_the_federations_broker_is_refused(tmp_path: Path, case: str) -> None:
     host, port, theirs, their_port, refused = CASES[case]
     device = folder.create(tmp_path / "device")
@@ -240,6 +260,12 @@ def test_the_federations_broker_is_refused(tmp_path: Path, case: str) -> None:
             refuse_federation(device, config)
     else:
         refuse_federation(device, config)
+
+
+def test_a_resolver_is_not_asked_where_ports_tell(tmp_path: Path, names: list[str]) -> None:
+    config = Config(nodes=NodeSettings(enabled=True), broker=BrokerSettings(host="broker.farm", port=8883))
+    refuse_federation(folder.create(tmp_path / "device"), config)
+    assert names == []
 
 
 def test_the_invitations_broker_counts_too(tmp_path: Path) -> None:
