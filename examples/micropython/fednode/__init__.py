@@ -1,5 +1,5 @@
 """A node of fedclient: sends samples to a Linux gateway that trains, gets the head back and predicts.
 
-What goes over the air is in docs/wire-format.md, section "Nodes".  Runs on MicroPython 1.22 and newer;
-nothing here needs a clock, a thread or a float.
+What goes over the air is in docs/wire-format.md, section "Nodes".  Nothing here needs
+a clock, a thread or a float.
 """
