@@ -13,6 +13,7 @@ SOURCES = sorted((ROOT / "fedclient").rglob("*.py"))
 LAYERS = [
     {"values", "errors", "limits"},
     {"codec", "wire", "session", "scheduler", "runtime", "storage", "tomlfile"},
+    {"brokers"},
     {"crypto", "transport", "config", "boards"},
     {"device", "samples"},
     {"uplink", "downlink", "training", "model", "nodes"},
@@ -37,6 +38,7 @@ HOME = {
 # The files (or folders) that touch the world; every other file is pure.
 EDGES = (
     "config.py",
+    "brokers.py",
     "boards.py",
     "tomlfile.py",
     "storage.py",

@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
+from fedclient.brokers import NodeSettings
 from fedclient.cli.agent import ANSWER_S
 from fedclient.client import console
-from fedclient.config import NodeSettings
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.errors import ConfigError, Unreachable, UsageError
 from fedclient.nodes import headfile, intake, receiver

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fedclient import limits
-from fedclient.config import NodeSettings
+from fedclient.brokers import NodeSettings
 from fedclient.nodes.messages import Ack, Ask, NodeLabel, NodeSample
 from fedclient.nodes.receiver import Heard
 from fedclient.nodes.window import Window
