@@ -119,7 +119,7 @@ def purge(args: argparse.Namespace) -> int:
         derived = open_database(folder) if folder.database.exists() else None
         count = store.purge(args.before_id)
         TunedHead(folder.current).remove()
-        headfile.remove_others(folder.node_heads, set())  # the agent has them made of what is left
+        headfile.forget(folder.node_heads)  # the agent has them made of what is left
         _forget_damaged(folder, every=args.before_id is None)
         if derived is not None:
             _forget(derived)

@@ -40,7 +40,7 @@ class NodeHeadArguments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadFile:
-    """One of the files; `revision` counts the tunings of a node's own head."""
+    """One of the files; `revision` counts them, so that a node takes another head of the same version too."""
 
     adopted_sha256: str  # of the adopted head that this one was made of
     revision: int
@@ -73,10 +73,24 @@ def load(folder: Path, name: str) -> HeadFile | None:
     return found
 
 
+def forget(folder: Path) -> None:
+    """Let go of what was made of samples that are purged; the revisions go on."""
+    for name in _names(folder):
+        before = load(folder, name)
+        if before is not None:
+            forgotten = HeadFile(adopted_sha256="", revision=before.revision, why="", body=b"")
+            forgotten.save(folder, name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> list[str]:
+    with disk_errors(folder):
+        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
 def remove_others(folder: Path, names: set[str]) -> None:
     """Let go of the heads of nodes that there are no more."""
     with disk_errors(folder):
-        if folder.is_dir():
-            for path in folder.iterdir():
-                if path.name not in names:
-                    path.unlink(missing_ok=True)
+        for name in set(_names(folder)) - names:
+            (folder / name).unlink(missing_ok=True)

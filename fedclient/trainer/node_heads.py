@@ -70,12 +70,12 @@ class _Maker:
         before = headfile.load(folder, name)
         if before is not None and before.adopted_sha256 == self._slot.head_sha256:
             return
-        revision, why, body = 0, self._why, b""
+        revision, why, body = before.revision + 1 if before else 0, self._why, b""
         if self._model is not None:
             try:
                 self._model.set_weights(self._adopted)
                 if name != POOLED:
-                    revision, why = (before.revision if before else 0) + 1, self._tune(name)
+                    why = self._tune(name)
                 body = body_of(self._model, self._slot, revision)
             except ModelError as error:
                 why = str(error)

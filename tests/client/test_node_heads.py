@@ -135,7 +135,7 @@ def test_after_a_purge_they_are_made_again(bench: Bench, fake) -> None:
     write(bench)
     heads = heads_of(bench)
     turn(heads, "shed")
-    headfile.remove_others(bench.folder.node_heads, set())
+    headfile.forget(bench.folder.node_heads)
     turn(heads, "shed")
     assert len(fake.made) == 1
 

@@ -44,3 +44,12 @@ def test_heads_of_nobody_are_removed(tmp_path: Path) -> None:
         MADE.save(tmp_path, name)
     headfile.remove_others(tmp_path, {"barn"})
     assert [path.name for path in tmp_path.iterdir()] == ["barn"]
+
+
+def test_what_is_forgotten_keeps_its_count(tmp_path: Path) -> None:
+    headfile.forget(tmp_path / "nodes")
+    MADE.save(tmp_path, "shed")
+    (tmp_path / "barn").write_bytes(b"damaged")
+    headfile.forget(tmp_path)
+    assert headfile.load(tmp_path, "shed") == HeadFile(adopted_sha256="", revision=2, why="", body=b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["shed"]

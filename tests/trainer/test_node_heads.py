@@ -107,7 +107,11 @@ def test_it_is_written_once_for_a_head(bench: Bench) -> None:
     assert bench.folder.node_heads.stat().st_mode & 0o777 == 0o700
     adopt(bench, trained(bench.model, seed=6), version=2)
     run(bench)
-    assert decode_head(written(bench).body).version == NodeHeadVersion(1, 2, 0)
+    assert decode_head(written(bench).body).version == NodeHeadVersion(1, 2, 1)
+    headfile.forget(bench.folder.node_heads)  # a purge
+    assert written(bench).body == b""
+    run(bench)
+    assert decode_head(written(bench).body).version == NodeHeadVersion(1, 2, 2)
 
 
 def test_a_model_that_computes_something_else_is_refused(bench: Bench, monkeypatch) -> None:
@@ -169,7 +173,7 @@ def test_each_node_gets_a_head_tuned_on_its_own_samples(bench: Bench) -> None:
         assert right > 85
         assert written(bench, name).why.startswith("tuned")
     assert written(bench, "idle").why.startswith("the adopted head: no 10 samples")
-    assert {head.version for head in heads.values()} == {NodeHeadVersion(1, 1, 1)}
+    assert {head.version for head in heads.values()} == {NodeHeadVersion(1, 1, 0)}
 
 
 def test_a_head_of_ones_own_that_is_no_better_is_not_kept(bench: Bench, monkeypatch) -> None:
