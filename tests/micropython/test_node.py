@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -140,6 +141,36 @@ def test_a_node_waits_for_a_device_that_comes_later(start, broker, tmp_path: Pat
         with device(broker.port, tmp_path):
             node.until(done)
     assert len(stored(tmp_path)) == 30
+
+
+def test_an_old_copy_of_the_flash_loses_nothing_and_stores_nothing_twice(
+    start, broker, tmp_path: Path, flash: Path
+) -> None:
+    with device(broker.port, tmp_path):
+        for life in (1, 2, 3):
+            with start(broker.port, life, most=20) as node:
+                node.until(done)
+            if life == 1:
+                shutil.copytree(flash, tmp_path / "copy")
+            elif life == 2:  # its counters are stored, and the next life's flash knows nothing of them
+                shutil.rmtree(flash)
+                shutil.copytree(tmp_path / "copy", flash)
+    there = [(life, number) for life, number, _ in stored(tmp_path)]
+    assert there == [(life, number) for life in (1, 2, 3) for number in range(1, 21)]
+
+
+def test_what_is_sent_when(on_node) -> None:
+    found = on_node("sending.py")
+    assert found["unanswered"] == [[0, "label"]] * 3, "nothing but asking before the first answer"
+    assert found["base"] == 2**20  # the first counter is 2^20 above `next`, which was 1
+    counters, at, qos = zip(*found["again"], strict=True)
+    assert set(counters) == set(qos) == {1}
+    gaps = [after - before for before, after in itertools.pairwise(at)]
+    assert all(gap >= least for gap, least in zip(gaps, (20, 20, 40, 80), strict=True)), gaps
+    assert found["held"] == [5, 1028]
+    assert found["released"] == [1028, 1029]
+    assert found["pings"] == 1
+    assert (found["refused"], found["queued"]) == (13, 0), "refused, and nothing queued"
 
 
 class Chaos:
