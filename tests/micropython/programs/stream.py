@@ -41,6 +41,7 @@ while True:
         node._wait_connect = min(node._wait_connect, 100)
         node._connect_due = min(node._connect_due, node._after(100))
         time.sleep_ms(5)
+    time.sleep_ms(asked.get("pause_ms", 0))
     after = queued()
     for one in before:
         if one not in after:
