@@ -149,7 +149,7 @@ def test_two_nodes_get_the_adopted_head_and_predict_as_the_device_does(
     Slots(shed.bench.folder.current).adopt(manifest, shed.bench.model, head.tobytes())
     shed.agent.start()
     for one in boards:
-        running = one.start("digits.py", samples)
+        running = one.start("predicting.py", samples)
         running.until(lambda said: {each[0] for each in said} >= {"settled", "head"})
         ((version, outputs, classes),) = running.of("head")
         assert version[:2] == [1, 3]
