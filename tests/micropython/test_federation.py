@@ -83,7 +83,7 @@ class Board:
         self._log = flash / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [interpreter, "-X", f"heapsize={HEAP}", str(PROGRAMS / "digits.py"), "asked.json"],
+                [interpreter, "-X", f"heapsize={HEAP}", str(PROGRAMS / "rows.py"), "asked.json"],
                 cwd=flash, env=environment(), stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
