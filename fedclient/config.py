@@ -21,73 +21,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedclient import limits, storage, tomlfile
+from fedclient.brokers import BrokerSettings, NodeSettings
 from fedclient.errors import ConfigError
 from fedclient.scheduler.probe_settings import PowerSettings
 from fedclient.scheduler.profile import Profile
 from fedclient.scheduler.schedule import Policy
 from fedclient.tomlfile import Key, TomlFile, key
-from fedclient.values import Broker
 
 DEFAULT: Final = Path("/etc/fedclient/config.toml")
 MAX_MODEL_MIB: Final = limits.MAX_MODEL_BYTES >> 20
 DAY_S: Final = 24 * 3600
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BrokerSettings:
-    """The MQTT broker, where it differs from the invitation, and how to prove who we are."""
-
-    host: str | None = key(None, "its name or address, in place of the invitation's")
-    port: int | None = key(None, "its port; with a host and no port: 8883, or 1883 without TLS", 1, 65535)
-    tls: str = key("invited", "whether to use TLS; without an invitation: on", "invited", "on", "off")
-    ca_file: Path | None = key(None, "certificates to trust, PEM; none: the system's")
-    cert_file: Path | None = key(None, "this client's certificate, PEM")
-    key_file: Path | None = key(None, "the key of that certificate, PEM")
-    username: str | None = key(None, "MQTT user name")
-    password_file: Path | None = key(None, "file of mode 0600 that holds the MQTT password")
-    allow_plaintext: bool = key(default=False, text="go without TLS beyond this machine")
-    keepalive_s: int = key(240, "silence after which to ping; hosted brokers drop idle links", 10, 65535)
-    mqtt_version: str = key("3.1.1", "protocol version", "3.1.1", "5")
-    connect_timeout_s: float = key(4.0, "how long to try each address of the broker", 1, 300)
-    retry_min_s: float = key(5.0, "first pause between attempts; it doubles each time", 0.1, DAY_S)
-    retry_max_s: float = key(300.0, "longest pause between attempts", 0.1, DAY_S)
-
-    def contradiction(self) -> str:
-        """Say which keys do not go together, or nothing."""
-        if (self.cert_file is None) != (self.key_file is None):
-            return "cert_file and key_file go together: set both or neither"
-        if self.password_file is not None and self.username is None:
-            return "password_file needs a username"
-        if self.tls == "off" and (self.ca_file or self.cert_file):
-            return 'ca_file and cert_file mean nothing with tls = "off"'
-        if self.retry_min_s > self.retry_max_s:
-            return "retry_min_s is above retry_max_s"
-        return ""
-
-    def resolve(self, invited: Broker | None = None) -> Broker:
-        """Return the broker to connect to; raises ConfigError when none is known or TLS files have no use."""
-        if self.host is None and invited is None:
-            raise ConfigError("no broker is known: set [broker] host")
-        tls = self.tls == "on" if self.tls != "invited" else invited is None or invited.tls
-        if not tls and (self.ca_file or self.cert_file):
-            raise ConfigError('[broker] ca_file or cert_file is set without TLS: set tls = "on" there')
-        port = self.port or (8883 if tls else 1883)
-        if self.host is None and invited is not None:
-            return Broker(host=invited.host, port=self.port or invited.port, tls=tls)
-        return Broker(host=self.host or "", port=port, tls=tls)
-
-    def password(self) -> str | None:
-        """Read the password; raises ConfigError when others could read it too."""
-        path = self.password_file
-        if path is None:
-            return None
-        try:
-            mode = path.stat().st_mode & 0o777
-            if mode & 0o077:
-                raise ConfigError(f"{path}: others may read this password (mode {mode:04o}): chmod 0600 it")
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: [broker] password_file cannot be read: {_reason(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +161,7 @@ class Config:
     metrics: MetricsSettings = MetricsSettings()
     trace: TraceSettings = TraceSettings()
     gateway: GatewaySettings = GatewaySettings()
+    nodes: NodeSettings = NodeSettings()
     files: tuple[Path, ...] = field(default=(), compare=False)  # those that were read
     said: Said = field(default_factory=dict, compare=False, repr=False)
 
@@ -265,6 +209,7 @@ Section = (
     | MetricsSettings
     | TraceSettings
     | GatewaySettings
+    | NodeSettings
 )
 SECTIONS: Final[dict[str, Section]] = {
     item.name: getattr(Config(), item.name)

@@ -83,3 +83,18 @@ MAX_INBOX_MESSAGES: Final = 20_000  # received and not yet handled; devices offe
 MAX_INBOX_BYTES: Final = 64 * 1024 * 1024  # ditto, in memory
 MAX_INBOX_SHARE_BYTES: Final = 2 * MAX_PACKET_BYTES  # of one device in that inbox; an honest one sends once
 MAX_FLOOR_JUMP: Final = 1_000_000  # heads a backup may be behind: a larger claim is a lie, to end counting
+
+# --- nodes ----------------------------------------------------------------------------------------
+MAX_NODE_CHARS: Final = 16  # it is in every topic of a node
+MAX_NODE_SAMPLE_BYTES: Final = 16 * 1024  # a message: 4,000 values of float32; an owner may set less
+MAX_NODE_LABEL_BYTES: Final = 256  # a message: a label of 64 bytes, two counters, nonce and tag take 110
+MAX_NODE_ACK_BYTES: Final = 1536  # a message: 64 ranges and 64 counters take about 1,400
+MAX_NODE_HEAD_BYTES: Final = 64 * 1024  # a message: more than a microcontroller's memory has room for
+MAX_NODE_COUNTER: Final = 1 << 53  # whole numbers up to here are exact everywhere
+MAX_NODE_GENERATION: Final = 0xFFFF_FFFF  # four bytes in the derivation of a key
+NODE_WINDOW: Final = 1024  # counters above the floor that may come in any order
+MAX_ACK_RANGES: Final = 64  # in one acknowledgement; further ones follow when these are closed
+MAX_ACK_GONE: Final = 64  # ditto; a counter that is not named is settled all the same
+MAX_NODE_LAYERS: Final = 8  # of a head: a microcontroller has time for two or three
+MAX_NODE_ROWS: Final = 4096  # outputs of a layer; as MAX_LABELS
+MAX_NODE_PACKET_BYTES: Final = 128 * 1024  # MQTT packet from nodes: what is too large is counted, up to here

@@ -181,6 +181,10 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(tmp_path: Path, text: str
         ("[broker]\ncert_file = 'c.pem'", "[broker] cert_file and key_file go together"),
         ("[broker]\npassword_file = 'p'", "[broker] password_file needs a username"),
         ("[broker]\ntls = 'off'\nca_file = 'c.pem'", "[broker] ca_file and cert_file mean nothing with"),
+        ("[nodes]\ncert_file = 'c.pem'", "[nodes] cert_file and key_file go together"),
+        ("[nodes]\npassword_file = 'p'", "[nodes] password_file needs a username"),
+        ("[nodes]\nca_file = 'c.pem'", "[nodes] ca_file and cert_file mean nothing without tls"),
+        ("[nodes]\nfederation = 'My Farm'", "[nodes] federation name 'My Farm' is not allowed"),
         ("[broker]\nretry_min_s = 400", "[broker] retry_min_s is above retry_max_s"),
         ("state = false", "state is False, but must be a path"),
     ],
@@ -317,6 +321,13 @@ def test_the_broker_is_the_invitations_unless_set(
 
     broker_settings = replace(config.BrokerSettings(), **settings)
     assert broker_settings.resolve(broker(*invited) if invited else None) == broker(*expected)
+
+
+def test_the_nodes_broker_is_this_machine_unless_set() -> None:
+    usual = Config().nodes
+    assert (usual.enabled, usual.broker) == (False, Broker(host="127.0.0.1", port=1883, tls=False))
+    assert replace(usual, host="h", tls=True).broker == Broker(host="h", port=8883, tls=True)
+    assert replace(usual, port=7).broker.port == 7
 
 
 def test_a_broker_that_cannot_be_is_an_error() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("demo", "test", "check", "boot_check", "arm_check", "export_keras")
+TOOLS = ("demo", "test", "check", "boot_check", "arm_check", "export_keras", "get_micropython")
 SHELL = (
     "tools/setup.sh",
     "tools/make_rootfs.sh",
@@ -163,6 +163,15 @@ def test_check_knows_one_option(tmp_path: Path) -> None:
 def test_arm_check_refuses_what_it_does_not_know(tmp_path: Path, words: list[str], sentence: str) -> None:
     found = run(ROOT / "tools/arm_check", *words, cwd=tmp_path)
     assert (found.returncode, found.stderr) == (1, f"arm_check: {sentence}\n")
+
+
+def test_get_micropython_builds_from_a_source_only(tmp_path: Path) -> None:
+    there = str(tmp_path / "there")
+    found = run(ROOT / "tools/get_micropython", str(tmp_path), cwd=tmp_path, FEDCLIENT_MICROPYTHON=there)
+    assert (found.returncode, found.stderr) == (
+        1,
+        f"get_micropython: {tmp_path} holds no source of MicroPython (ports/unix/Makefile)\n",
+    )
 
 
 def test_the_boards_of_arm_check_have_a_profile() -> None:

@@ -47,5 +47,30 @@ def opener(config: Config, max_packet_bytes: int) -> Callable[[Broker, str], Tra
     return open_transport
 
 
+def nodes_opener(config: Config, max_packet_bytes: int) -> Callable[[str], Transport]:
+    """Return a function (client id) -> transport to the nodes' broker."""
+
+    def open_transport(client_id: str) -> Transport:
+        from fedclient.transport.mqtt import MqttTransport  # noqa: PLC0415
+        from fedclient.transport.settings import MqttSettings  # noqa: PLC0415
+
+        own = config.nodes
+        settings = MqttSettings(
+            broker=own.broker,
+            client_id=client_id,
+            username=own.username,
+            password=own.password(),
+            ca_file=_text(own.ca_file),
+            certificate_file=_text(own.cert_file),
+            key_file=_text(own.key_file),
+            allow_plaintext=own.allow_plaintext,
+            keepalive_s=own.keepalive_s,
+            max_packet_bytes=max_packet_bytes,
+        )
+        return MqttTransport(settings)
+
+    return open_transport
+
+
 def _text(path: object) -> str | None:
     return None if path is None else str(path)

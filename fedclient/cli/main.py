@@ -72,6 +72,12 @@ VERBS: Final = {
     "pause": Verb("fedclient.cli.pause", "do not train for a while", settings=True, device=True),
     "resume": Verb("fedclient.cli.pause", "end that pause", settings=True, device=True),
     "samples": Verb("fedclient.cli.samples", "import, count and purge samples", settings=True, device=True),
+    "nodes": Verb(
+        "fedclient.cli.nodes",
+        "microcontrollers that send samples here: add, list, revoke, renew",
+        settings=True,
+        device=True,
+    ),
     "model": Verb("fedclient.cli.model", "write and check trainable models", settings=False, device=False),
     "replay": Verb(
         "fedclient.cli.replay",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedclient import boards, daemon
 from fedclient import config as settings
-from fedclient.cli.broker import opener
+from fedclient.cli.broker import nodes_opener, opener
 from fedclient.client.agent import Agent
 from fedclient.client.service import DeviceService
 from fedclient.config import Config
@@ -20,7 +20,7 @@ from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.device.journal import Journal
 from fedclient.errors import ConditionsNotMet, ConfigError, EnrolmentError, FinalError
-from fedclient.limits import MAX_DEVICE_PACKET_BYTES
+from fedclient.limits import MAX_DEVICE_PACKET_BYTES, MAX_NODE_PACKET_BYTES
 from fedclient.session import Enrolment
 from fedclient.values import Reason
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.once:
         _say_if_out(folder)
         renew = None if os.isatty(2) else lambda: _renewed(args, folder)  # whoever closes a terminal is done
-        return daemon.run(DeviceService(folder, config, agent), reload=renew, headline=_headline)
+        return daemon.run(_service(folder, config, agent), reload=renew, headline=_headline)
     once = _Once(agent)
     code = daemon.run(once, done=once.is_over)
     return code or once.result()
@@ -61,17 +61,26 @@ def _agent(args: argparse.Namespace, folder: DeviceFolder, config: Config) -> Ag
     return Agent(folder, config, opener(config, MAX_DEVICE_PACKET_BYTES), root=args.root)
 
 
+def _service(folder: DeviceFolder, config: Config, agent: Agent) -> DeviceService:
+    return DeviceService(folder, config, agent, nodes_opener(config, MAX_NODE_PACKET_BYTES))
+
+
 def _renewed(args: argparse.Namespace, folder: DeviceFolder) -> Callable[[], DeviceService]:
     """Read the settings again, and return what opens the agent on them; raises ConfigError."""
     config = settings.load(args.config, os.environ, args.state)
     if config.state != folder.path:
         raise ConfigError(f"the state folder is now {config.state}, not {folder.path}: this takes a restart")
+    from fedclient.client.nodes import refuse_federation  # noqa: PLC0415 - most devices have no nodes
+
     config.policy_on(boards.here(args.root))  # refused here, not after the old agent has ended
     joined = enrolment.load(folder.enrolment)
     if joined is not None:
         broker = config.broker.resolve(joined.invitation.broker)
         opener(config, MAX_DEVICE_PACKET_BYTES)(broker, "")
-    return lambda: DeviceService(folder, config, _agent(args, folder, config))
+    if config.nodes.enabled:
+        refuse_federation(folder, config)
+        nodes_opener(config, MAX_NODE_PACKET_BYTES)("")
+    return lambda: _service(folder, config, _agent(args, folder, config))
 
 
 def _headline(service: daemon.Service) -> str:

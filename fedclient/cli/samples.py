@@ -20,6 +20,7 @@ from fedclient.device.residual import Residual
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import TunedHead
 from fedclient.errors import ConfigError, StorageDamaged, StorageError, UsageError
+from fedclient.nodes import headfile
 from fedclient.samples.store import SampleStore
 from fedclient.storage import disk_errors
 
@@ -118,6 +119,7 @@ def purge(args: argparse.Namespace) -> int:
         derived = open_database(folder) if folder.database.exists() else None
         count = store.purge(args.before_id)
         TunedHead(folder.current).remove()
+        headfile.forget(folder.node_heads)  # the agent has them made of what is left
         _forget_damaged(folder, every=args.before_id is None)
         if derived is not None:
             _forget(derived)

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fedclient import boards
-from fedclient.cli import agent
+from fedclient.cli import agent, nodes
 from fedclient.cli.agent import Standing
 from fedclient.config import Config
 from fedclient.crypto.keys import SigningKey
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     if args.watch:
         _watch(folder, args.settings, every_s)
     found = agent.stand((folder, args.settings))
-    report = collect(folder, found)
+    report = collect(folder, found, args.settings)
     print(json.dumps(report) if args.json else "\n".join(lines(report, found, _policy(args.settings))))
     return 0
 
 
-def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
+def collect(folder: DeviceFolder, found: Standing, config: Config) -> dict[str, Any]:
     """Gather what `--json` prints; its fields are documented in docs/operations.md."""
     stored = enrolment.load(folder.enrolment)
     slot = Slots(folder.current).active()
@@ -104,6 +104,7 @@ def collect(folder: DeviceFolder, found: Standing) -> dict[str, Any]:
         "samples": stats.rows,
         "samples_dropped": stats.dropped,
         "damaged_updates": counters.get("damaged_updates", 0),
+        "nodes": nodes.summary(folder) if config.nodes.enabled else None,
         "rounds": [_round(one) for one in rounds],
     }
 
@@ -143,6 +144,7 @@ def lines(report: dict[str, Any], found: Standing, policy: Policy) -> Iterator[s
         "spent_24h": ", ".join(_spent(report["spent_24h"], _with_the_plans(policy, found))),
         "judgement": _verdict(report["judgement"]),
         "personal": _beside(report["personal"]),
+        "nodes": _nodes(report["nodes"]),
     }
     rounds = told.pop("rounds")
     for name, value in told.items():
@@ -178,6 +180,14 @@ def _with_the_plans(policy: Policy, found: Standing) -> Policy:
     return policy if bound is None else replace(policy, max_update_bytes_per_day=int(bound))
 
 
+def _nodes(told: dict[str, Any] | None) -> str | None:
+    if told is None:
+        return None
+    refused = ", ".join(f"{count} {what}" for what, count in told["refused"].items())
+    more = f"; refused: {refused} (`fedclient nodes list`)" if refused else ""
+    return f"{told['nodes']}, {told['samples']} samples of theirs{more}"
+
+
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:
     for name, setting, size, unit in _SPENT:
         budget = getattr(policy, setting)
@@ -206,7 +216,7 @@ def _watch(folder: DeviceFolder, config: Config, every_s: float) -> None:
     while True:
         try:
             found = agent.stand((folder, config))
-            report = collect(folder, found)
+            report = collect(folder, found, config)
         except StorageBusy as error:
             print(f"fedclient: {error}", file=sys.stderr)
         else:

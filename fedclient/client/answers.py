@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedclient.client import standing
 from fedclient.client.agent import Agent
 from fedclient.client.console import Request
 
 
-def answer(agent: Agent, request: Request, now_s: float) -> dict[str, object]:
-    """Do what was asked, and return where the device stands after it; raises FedClientError."""
+def answer(agent: Agent, request: Request, now_s: float, notes: Sequence[str] = ()) -> dict[str, object]:
+    """Do what was asked, and return where the device stands after it, with `notes` of others.
+
+    Raises FedClientError.
+    """
     conditions = agent.work.conditions
     if request["ask"] == "pause":
         conditions.pause("owner", float(request["seconds"]), now_s)
@@ -20,7 +25,7 @@ def answer(agent: Agent, request: Request, now_s: float) -> dict[str, object]:
     decision = conditions.decision
     if decision is None or request["ask"] != "status":
         decision = agent.judge()
-    return standing.report(agent.state, decision, _notes(agent))
+    return standing.report(agent.state, decision, [*_notes(agent), *notes])
 
 
 def _notes(agent: Agent) -> list[str]:

@@ -15,11 +15,15 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fedclient.device.assembly import AssembleArguments
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
 from fedclient.device.judgement import JudgeArguments
 from fedclient.storage import Database
+
+if TYPE_CHECKING:
+    from fedclient.nodes.headfile import NodeHeadArguments
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +36,16 @@ _IN_WORDS: dict[int, str] = {
     TrainerExit.LOST: "the stored head or model is damaged",
     TrainerExit.ASTRAY: "what was fetched does not lead to the head that the manifest names",
 }
-_VERBS = {JobArguments: "job", JudgeArguments: "judge", AssembleArguments: "assemble"}
+_VERBS: dict[type, str] = {JobArguments: "job", JudgeArguments: "judge", AssembleArguments: "assemble"}
 Arguments = JobArguments | JudgeArguments | AssembleArguments
 
 
 class Child:
     """One running trainer, or one that only judges, or puts a head together."""
 
-    def __init__(self, arguments: Arguments, timeout_at_s: float) -> None:
+    def __init__(self, arguments: Arguments | NodeHeadArguments, timeout_at_s: float) -> None:
         self.only_judges = isinstance(arguments, JudgeArguments)
-        verb = _VERBS[type(arguments)]
+        verb = _VERBS.get(type(arguments), "node-heads")
         self._gone, kept_by_child = os.pipe()
         # one core for the head; BLAS would start a thread for each core of the board
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from fedclient.brokers import BrokerSettings
 from fedclient.client.conditions import is_local
 from fedclient.client.link import Link
-from fedclient.config import BrokerSettings
 from fedclient.crypto.keys import SigningKey
 from fedclient.device import enrolment
 from fedclient.device.enrolment import StoredEnrolment

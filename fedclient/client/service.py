@@ -1,13 +1,14 @@
 """An agent with what its owner sees of it; `daemon.run` drives it on a device.
 
-The agent decides and acts; what stands here looks on: the console, the metrics file, the trace.  Only a
-trace wakes the loop by itself, as often as its owner asked, for it is of every minute.  Metrics and trace
-are loaded where the config names a file: most devices save the memory and the time at the start.
+The agent decides and acts; what stands here looks on: the console, the metrics file, the trace, and the
+link to nodes, which stores what they say.  Only a trace wakes the loop by itself, as often as its owner
+asked, for it is of every minute.  Metrics, trace and nodes are loaded where the config has them: most
+devices save the memory and the time at the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from fedclient.client import answers
@@ -17,17 +18,24 @@ from fedclient.config import Config
 from fedclient.device.folder import DeviceFolder
 from fedclient.scheduler.check import Now
 from fedclient.session import Outcome
+from fedclient.transport.base import Transport
 
 if TYPE_CHECKING:
     from fedclient.client.metrics import Metrics, Snapshot
+    from fedclient.client.nodes import NodeLink
     from fedclient.client.trace_file import TraceFile
+
+OpenNodes = Callable[[str], Transport]  # client id -> the way to the nodes' broker
 
 
 class DeviceService:
     """The agent, and who looks on."""
 
-    def __init__(self, folder: DeviceFolder, config: Config, agent: Agent) -> None:
+    def __init__(
+        self, folder: DeviceFolder, config: Config, agent: Agent, open_nodes: OpenNodes | None = None
+    ) -> None:
         self.agent = agent
+        self._nodes = _nodes(folder, config, agent, open_nodes)
         self._console = Console(folder.path, self._answer)
         self._metrics = _metrics(config)
         self._trace = _trace(config, agent.work.conditions.profile.name)
@@ -38,22 +46,28 @@ class DeviceService:
     def start(self, now_s: float) -> None:
         """Start the agent."""
         self._now_s = now_s
+        if self._nodes is not None:
+            self._nodes.start(now_s)
         self.agent.start(now_s)
         self._record()
 
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
-        return {**self.agent.interests(), **self._console.interests()}
+        nodes = {} if self._nodes is None else self._nodes.interests()
+        return {**self.agent.interests(), **self._console.interests(), **nodes}
 
     def deadline_s(self) -> float | None:
         """When to be served at the latest."""
-        due = (self.agent.deadline_s(), self._trace_due_s)
+        nodes_s = None if self._nodes is None else self._nodes.deadline_s()
+        due = (self.agent.deadline_s(), self._trace_due_s, nodes_s)
         return min((at_s for at_s in due if at_s is not None), default=None)
 
     def service(self, ready: Collection[int], now_s: float) -> None:
         """Let the agent work, then whoever asks or keeps records."""
         self._now_s = now_s
         self.agent.service(ready, now_s)
+        if self._nodes is not None:
+            self._nodes.service(ready, now_s, alone=self.agent.work.child is None)
         self._console.service(ready)
         self._record()
         if self._metrics is not None and self._metrics.due(now_s):
@@ -62,6 +76,8 @@ class DeviceService:
     def stop(self) -> None:
         """End the agent in good order; nobody can ask it any more."""
         self._console.close()
+        if self._nodes is not None:
+            self._nodes.stop()
         self.agent.stop()
         if self._trace is not None:
             self._trace.close()
@@ -69,7 +85,10 @@ class DeviceService:
             self._metrics.close()
 
     def _answer(self, request: Request) -> dict[str, object]:
-        return answers.answer(self.agent, request, self._now_s)
+        if self._nodes is None:
+            return answers.answer(self.agent, request, self._now_s)
+        self._nodes.asked()
+        return answers.answer(self.agent, request, self._now_s, self._nodes.notes)
 
     def _record(self) -> None:
         """Note what the agent has read; where that is too long ago, read."""
@@ -107,6 +126,16 @@ class DeviceService:
             power_w=readings.power_w.value,
             new_samples=readings.activity.samples.new,
         )
+
+
+def _nodes(
+    folder: DeviceFolder, config: Config, agent: Agent, open_transport: OpenNodes | None
+) -> NodeLink | None:
+    if not config.nodes.enabled or open_transport is None:
+        return None
+    from fedclient.client.nodes import NodeLink  # noqa: PLC0415 - see above
+
+    return NodeLink(folder, config, open_transport, agent.device_id)
 
 
 def _metrics(config: Config) -> Metrics | None:

@@ -1,10 +1,11 @@
 """Layout and permissions of a device's state folder (DESIGN 7).
 
 <state>/               0750
-  keys/                0700   device.key, enrolment
+  keys/                0700   device.key, enrolment, nodes.json
   device.db            0600   session, outbox, job, residual, history
   blobs/               0700   models and heads by content
   samples/             2770   samples.db, features.db: apps in the group record here
+  nodes/               0700   heads for nodes; made with the first
   current/             2770   model, head and tuned head that apps in the group predict with
   agent.lock           0600   one agent at a time
   agent.sock           0600   where its owner asks the agent that runs
@@ -38,6 +39,15 @@ class DeviceFolder:
     @property
     def enrolment(self) -> Path:
         return self.path / "keys" / "enrolment"
+
+    @property
+    def nodes(self) -> Path:
+        """The secrets of nodes."""
+        return self.path / "keys" / "nodes.json"
+
+    @property
+    def node_heads(self) -> Path:
+        return self.path / "nodes"
 
     @property
     def database(self) -> Path:

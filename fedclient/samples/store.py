@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedclient import config, storage
 from fedclient.errors import DataError, StorageDamaged, StorageFull
-from fedclient.samples import selection
+from fedclient.samples import nodes, selection
 from fedclient.samples.array import Array, as_array
 from fedclient.samples.label import Label, as_label, as_text
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 FOLDER_MODE: Final = 0o2770  # DESIGN 7: what is made inside belongs to the group
 FILE_MODE: Final = 0o660
 MAX_SOURCE_BYTES: Final = 128
+_NO_NODE: Final = (None, None, None)
 _PURGED_ROWS: Final = 256  # in one transaction, which must stay short ...
 _PURGED_BYTES: Final = 256 * 1024  # ... and must find room in the log on a full disk
 
@@ -68,6 +69,7 @@ _SCHEMA: Final = (
     INSERT INTO store VALUES (0, 0, 0, 0, random() & 0x1fffffffffff, 50000, 512 << 20);
     """,
     "ALTER TABLE store ADD COLUMN held_out INTEGER NOT NULL DEFAULT 0;",
+    nodes.SCHEMA,
 )
 
 
@@ -283,6 +285,21 @@ class SampleStore:
                 self._delete([(row, size)])
                 self._database.execute("UPDATE store SET damaged = damaged + 1")
 
+    @contextmanager
+    def node_rows(self) -> Iterator[nodes.NodeRows]:
+        """One transaction on what nodes sent."""
+        with self._database.transaction():
+            yield nodes.NodeRows(self._database, self._put, self._delete)
+            self._drop()
+
+    def node_stats(self) -> dict[str, nodes.NodeStats]:
+        """Count what nodes sent, by their names."""
+        return nodes.stats(self._database)
+
+    def of_node(self, node: str) -> set[int]:
+        """Return the ids of a node's samples."""
+        return nodes.ids(self._database, node)
+
     def stats(self) -> Stats:
         """Count everything; this reads the whole table, so not every minute."""
         names = "rows", "bytes", "dropped", "damaged", "max_rows", "max_bytes"
@@ -326,31 +343,28 @@ class SampleStore:
                 raise DataError(
                     f"a sample is larger than the whole store may be ({bound} bytes); raise that bound"
                 )
-            self._database.executemany(
-                "INSERT INTO samples(source, label, holdout, hash, created_unix_s, bytes, dtype, shape, data)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        source,
-                        label,
-                        holdout,
-                        _hash(a.dtype, _shape_text(a.shape), a.data),
-                        now,
-                        len(a.data),
-                        a.dtype,
-                        _shape_text(a.shape),
-                        a.data,
-                    )
-                    for a, label in rows
-                ),
-            )
-            self._database.execute(
-                "UPDATE store SET rows = rows + ?, bytes = bytes + ?",
-                (len(rows), sum(len(array.data) for array, _ in rows)),
-            )
+            self._put([(array, label, _NO_NODE) for array, label in rows], (source, holdout, now))
             newest = self._newest()
             self._drop()
         return range(newest - len(rows) + 1, newest + 1)
+
+    def _put(
+        self, rows: Sequence[tuple[Array, Label, tuple[int | None, ...]]], about: tuple[str, bool, int]
+    ) -> None:
+        """Insert rows, each with a node's columns; `about` is their source, hold-out mark and time."""
+        self._database.executemany(
+            "INSERT INTO samples(source, holdout, created_unix_s, label, hash, bytes, dtype, shape, data,"
+            " generation, counter, label_counter) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (*about, label, _hash(a.dtype, shape, a.data), len(a.data), a.dtype, shape, a.data, *node)
+                for a, label, node in rows
+                for shape in (_shape_text(a.shape),)
+            ),
+        )
+        self._database.execute(
+            "UPDATE store SET rows = rows + ?, bytes = bytes + ?",
+            (len(rows), sum(len(array.data) for array, _, _ in rows)),
+        )
 
     def _drop(self) -> None:
         """Delete the oldest rows until both bounds hold."""

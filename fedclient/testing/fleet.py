@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedclient import daemon
+from fedclient.brokers import BrokerSettings
 from fedclient.config import (
     SECTIONS,
-    BrokerSettings,
     GatewaySettings,
     Section,
     TrainerSettings,

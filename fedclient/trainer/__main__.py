@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main(argv: list[str]) -> int:
-    """Run one job, one dry run or one judge, or put one head together; returns the exit code."""
+    """Run one job, dry run or judge, put a head together, or write the heads of nodes; the exit code."""
     stop = {"asked": False}
 
     def on_sigterm(*_: object) -> None:
@@ -64,6 +64,11 @@ def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) 
         from fedclient.trainer import assemble  # noqa: PLC0415
 
         return assemble.run(AssembleArguments(**arguments))
+    if verb == "node-heads":
+        from fedclient.nodes.headfile import NodeHeadArguments  # noqa: PLC0415
+        from fedclient.trainer import node_heads  # noqa: PLC0415
+
+        return node_heads.run(NodeHeadArguments(**arguments), should_stop)
     if verb == "judge":
         from fedclient.trainer import judge  # noqa: PLC0415
 

@@ -1,7 +1,8 @@
 """Strict deterministic CBOR (RFC 8949 section 4.2.1), and the only home of cbor2.
 
 Allowed: integers of 64 bits, floats, byte and text strings, false, true, null, arrays, maps with
-integer keys, and two tags: 18 (COSE_Sign1) and 85 (float32 little-endian array, RFC 8746).
+integer keys, and four tags: 18 (COSE_Sign1) and three typed arrays of RFC 8746: 72 (int8), 77 (int16) and
+85 (float32), little-endian.
 
 Reading takes three steps, and each rule lives in exactly one of them (docs/adr/0003-strict-cbor.md):
 
@@ -25,8 +26,10 @@ from fedclient import limits
 from fedclient.errors import WireError
 
 TAG_COSE_SIGN1 = 18
+TAG_INT8 = 72  # the next two: of nodes
+TAG_INT16_LE = 77
 TAG_FLOAT32_LE = 85
-_TAGS = (TAG_COSE_SIGN1, TAG_FLOAT32_LE)
+_TAGS = (TAG_COSE_SIGN1, TAG_INT8, TAG_INT16_LE, TAG_FLOAT32_LE)
 _SIMPLE = frozenset((0xF4, 0xF5, 0xF6, 0xF9, 0xFA, 0xFB))  # false, true, null, floats of 2, 4, 8 bytes
 _BYTE = tuple(bytes((value,)) for value in range(256))
 _CONSTANTS = {False: b"\xf4", True: b"\xf5", None: b"\xf6"}
@@ -36,7 +39,7 @@ _FLOATS = tuple((head, struct.Struct(code)) for head, code in ((b"\xf9", ">e"), 
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A value under one of the two allowed tags; what may stand inside is for its reader to check."""
+    """A value under one of the allowed tags; what may stand inside is for its reader to check."""
 
     tag: int
     value: object

@@ -353,6 +353,27 @@ def test_settings_that_the_board_contradicts_are_refused_before_the_old_agent_en
         module._renewed(args, folder)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "sentence"),
+    [
+        ("host = 'broker.farm'\ntls = true", "is the federation's broker"),
+        ("host = '192.0.2.1'", "set tls, or allow_plaintext"),
+    ],
+)
+def test_a_nodes_broker_that_cannot_be_is_refused_before_the_old_agent_ends(
+    tmp_path, nodes, sentence
+) -> None:
+    folder = folders.create(tmp_path / "state")
+    config = tmp_path / "config.toml"
+    args = SimpleNamespace(config=config, state=folder.path, root=Path("/"))
+    broker = "[broker]\nhost = 'broker.farm'\n"
+    config.write_text(f"{broker}[nodes]\n{nodes}\n")
+    assert callable(module._renewed(args, folder))
+    config.write_text(f"{broker}[nodes]\nenabled = true\n{nodes}\n")
+    with pytest.raises(ConfigError, match=sentence):
+        module._renewed(args, folder)
+
+
 def test_ctrl_c_is_no_error_line(command) -> None:
     assert command(FakeAgent(RUNNING, signalled=signal.SIGINT)) == (130, "")
 

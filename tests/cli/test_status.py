@@ -172,6 +172,7 @@ def test_after_a_round_every_field_tells_what_happened(trained, capsys) -> None:
         "samples": 60,
         "samples_dropped": 0,
         "damaged_updates": 0,
+        "nodes": None,
     }
     assert report["bytes_up"] > 300
     assert (one["counter"], one["head"], one["status"], one["reason"]) == (1, "1.1", "counted", "none")

@@ -69,6 +69,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Setup, li
         "why": (device, []),
         "dry-run": (device, ["--model", head, "--data", data, "--epochs", 1]),
         "samples stats": (device, []),
+        "nodes list": (device, []),
         "model attach-head": (
             device,
             [folder / "deployed.tflite", "--classes", 2, "-o", folder / "new.tflite"],
@@ -111,7 +112,7 @@ def test_one_object_and_nothing_else(calls: dict[str, tuple[Setup, list[object]]
 
 def test_a_failure_leaves_standard_output_empty(tmp_path: Path) -> None:
     nowhere = Setup(tmp_path / "nowhere")
-    for verb in ("status", "enroll x", "samples stats", "gateway devices", "gateway rounds"):
+    for verb in ("status", "enroll x", "samples stats", "nodes list", "gateway devices", "gateway rounds"):
         nowhere.refused(*verb.split(), "--json")
 
 

@@ -5,6 +5,8 @@
     fsync    what a round flushes to the disk, by stage (needs strace)
     codec    time and size of packing and unpacking, against the entropy and on real deltas
     gateway  updates per second
+    nodes    1,000 samples a second from 50 nodes: what is lost, memory, processor time for each
+    micropython  a node: size of its compiled files, heap, the smallest heap (needs tools/get_micropython)
     replay   seconds for a week of readings, and bytes of a trace, by kind of week
     wisdm    accuracy of a federation of 36 people (needs ../shared)
     personal heads of their own for these people, FedProx and balanced sampling (ditto)
@@ -97,6 +99,12 @@ TARGETS = (
         30,
     ),
     Target("idle wake-ups /min with these", ("idle", "equipped", "wakeups_per_min"), 4),
+    Target("idle memory with nodes that are silent, MiB", ("idle", "nodes", "pss_as_only_python_mib"), 30),
+    Target("idle wake-ups /min with these nodes", ("idle", "nodes", "wakeups_per_min"), 4),
+    Target("idle MQTT bytes /min with these nodes", ("idle", "nodes", "tcp_bytes_per_min"), 10),
+    Target("nodes: samples lost", ("nodes", "lost"), 0),
+    Target("nodes: samples /s", ("nodes", "samples_per_s"), 990, at_least=True),
+    Target("smallest heap of a node, KiB", ("micropython", "smallest_heap_kib"), 192),
     Target("idle processor time, s/min", ("idle", "tcp", "cpu_s_per_min"), 0.005),
     Target("idle MQTT bytes /min", ("idle", "tcp", "tcp_bytes_per_min"), 10),
     Target("exec to subscribed, ms", ("idle", "tcp", "ready_ms", "median"), 300),
@@ -193,7 +201,8 @@ def idle(options: argparse.Namespace) -> Results:
     watch = {"seconds": options.idle_s, "starts": options.starts}
     found = {
         "tcp": part.measure(tls=False, broker=options.broker, **watch),
-        "equipped": part.measure(tls=False, broker=options.broker, equipped=True, **watch),
+        "equipped": part.measure(tls=False, broker=options.broker, more="equipped", **watch),
+        "nodes": part.measure(tls=False, broker=options.broker, more="nodes", **watch),
     }
     if options.broker != "embedded":  # it has no TLS
         found["tls"] = part.measure(tls=True, broker="mosquitto", **watch)
@@ -313,8 +322,20 @@ def runtimes(_: argparse.Namespace) -> Results | None:
     return part.measure()
 
 
+def nodes(options: argparse.Namespace) -> Results | None:
+    import nodes as part  # noqa: PLC0415 - ditto
+
+    return part.measure(nodes=50, per_second=1000, seconds=options.nodes_s)
+
+
 def replay(_: argparse.Namespace) -> Results:
     return _script("replay.py")
+
+
+def micropython(_options: argparse.Namespace) -> Results | None:
+    import micropython as part  # noqa: PLC0415 - ditto
+
+    return part.measure()
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
@@ -324,6 +345,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], Results | None]] = {
     "codec": codec,
     "gateway": gateway,
     "replay": replay,
+    "micropython": micropython,
+    "nodes": nodes,
     "wisdm": wisdm,
     "personal": personal,
     "omniglot": omniglot,
@@ -369,6 +392,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--idle-s", type=float, default=120.0, metavar="S", help="how long to watch an idle agent (120)"
+    )
+    parser.add_argument(
+        "--nodes-s",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long nodes send 1,000 samples a second (60)",
     )
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="starts of an agent to time (5)")
     parser.add_argument("--rounds", type=int, default=8, metavar="N", help="rounds to time (8)")

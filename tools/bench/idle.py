@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import process
-from rig import Process, Rig
+from rig import Process, Rig, start_broker
 
 from fedclient.config import BrokerSettings
+from fedclient.nodes.registry import Registry
 
 KEEPALIVE_S = BrokerSettings().keepalive_s
 BOARD = Path(__file__).parents[2] / "hardware" / "boards" / "raspberry-pi-5" / "capture"
@@ -28,14 +29,21 @@ PING_AGAIN_S = 10  # the shortest that the config allows
 _GATES_AS_THEY_COME = "[schedule]\nmin_new_samples = 1000000"
 
 
-def measure(*, tls: bool, broker: str, seconds: float, starts: int, equipped: bool = False) -> dict[str, Any]:
-    """Measure one agent; an `equipped` one has a board's every sensor, and a watchdog to feed."""
+def measure(*, tls: bool, broker: str, seconds: float, starts: int, more: str = "") -> dict[str, Any]:
+    """Measure one agent.
+
+    An `equipped` one has a board's every sensor, and a watchdog to feed; one with `nodes` a second link,
+    to a broker where a node is silent.
+    """
     with (
         tempfile.TemporaryDirectory() as path,
-        Rig(Path(path), tls=tls, broker_kind=broker, schedule=_GATES_AS_THEY_COME) as rig,
-        _equipment(rig) if equipped else nullcontext(),
+        _nodes_broker(broker) if more == "nodes" else nullcontext("") as nodes,
+        Rig(Path(path), tls=tls, broker_kind=broker, schedule=_GATES_AS_THEY_COME + nodes) as rig,
+        _equipment(rig) if more == "equipped" else nullcontext(),
     ):
         rig.enrol()
+        if nodes:
+            Registry(rig.device.nodes).add("silent")
         first = rig.start_agent()
         rig.wait(lambda: rig.when("agent", "fetching -> waiting") is not None)
         rig.end(first)
@@ -48,6 +56,14 @@ def measure(*, tls: bool, broker: str, seconds: float, starts: int, equipped: bo
         if PING_AGAIN_S <= seconds < KEEPALIVE_S:
             found |= _with_keep_alive(rig, found)
         return {"tls": tls, "broker": rig.broker_name, **found, "ready_ms": _spread(ready_s)}
+
+
+@contextmanager
+def _nodes_broker(kind: str) -> Iterator[str]:
+    """Start a second broker, and yield the section of the config that names it."""
+    broker = start_broker(kind, None)
+    yield f"\n[nodes]\nenabled = true\nport = {broker.port}\n"
+    broker.kill()
 
 
 @contextmanager
@@ -80,7 +96,9 @@ def _waiting(rig: Rig) -> Process:
 def _with_keep_alive(rig: Rig, found: dict[str, Any]) -> dict[str, Any]:
     """Add what pings cost, which come too rarely to be in the window: measured with a short interval."""
     config = Path(rig.device_config)
-    config.write_text(config.read_text().replace("[broker]", f"[broker]\nkeepalive_s = {PING_AGAIN_S}"))
+    often = f"keepalive_s = {PING_AGAIN_S}"
+    text = config.read_text().replace("[broker]", f"[broker]\n{often}")
+    config.write_text(text.replace("[nodes]", f"[nodes]\n{often}"))
     agent = _waiting(rig)
     before = _counters(agent.pid)
     time.sleep(2 * PING_AGAIN_S)

@@ -1,0 +1,191 @@
+"""`fedclient nodes`: the microcontrollers that send samples to this device, and their secrets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from fedclient.brokers import NodeSettings
+from fedclient.cli.agent import ANSWER_S
+from fedclient.client import console
+from fedclient.device.folder import DeviceFolder, open_folder
+from fedclient.errors import ConfigError, Unreachable, UsageError
+from fedclient.nodes import headfile, intake, receiver
+from fedclient.nodes.registry import Registry
+from fedclient.samples.store import SampleStore
+from fedclient.transport.settings import is_loopback
+
+FORMAT = 1  # of what export-secrets prints
+REFUSALS = (
+    receiver.TOPIC,
+    receiver.UNKNOWN,
+    receiver.REVOKED,
+    receiver.LENGTH,
+    receiver.TAG,
+    receiver.FORM,
+    intake.RATE,
+    intake.LARGE,
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs to the command line."""
+    verbs = subparsers.add_parser("nodes", help="microcontrollers that send samples here").add_subparsers(
+        dest="verb", required=True, metavar="VERB"
+    )
+    list_ = verbs.add_parser("list", help="the nodes, their samples, what was refused and why")
+    list_.add_argument("--json", action="store_true", help="print one JSON object")
+    list_.set_defaults(run=list_nodes)
+    for name, function, text in (
+        ("add", add, "make a secret for a new node"),
+        ("renew", renew, "give a node a new secret; the old one ends"),
+        ("revoke", revoke, "listen to this node no more"),
+        ("export-secrets", export_secrets, "print the secrets file that the node needs, as JSON"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("node", metavar="NODE", help="1 to 16 characters of a-z, 0-9 and -, first a letter")
+        if function is export_secrets:
+            verb.add_argument(
+                "--host",
+                metavar="HOST",
+                help="where the node finds the broker ([nodes] host); not on loopback",
+            )
+        verb.set_defaults(run=function)
+
+
+def add(args: argparse.Namespace) -> int:
+    """Add a node; the agent that runs listens to it at once."""
+    folder = open_folder(args.settings.state)
+    node = Registry(folder.nodes).add(args.node)
+    print(f"added node {node.name}; `fedclient nodes export-secrets {node.name}` prints what it needs")
+    _tell(folder, args.settings.nodes)
+    return 0
+
+
+def renew(args: argparse.Namespace) -> int:
+    """Replace a node's secret."""
+    folder = open_folder(args.settings.state)
+    node = Registry(folder.nodes).renew(args.node)
+    print(f"node {node.name} has a new secret, of generation {node.generation}; the old one counts no more")
+    _tell(folder, args.settings.nodes)
+    return 0
+
+
+def revoke(args: argparse.Namespace) -> int:
+    """Forget a node's secret; its samples stay."""
+    folder = open_folder(args.settings.state)
+    node = Registry(folder.nodes).revoke(args.node)
+    print(f"node {node.name} is revoked; its samples stay (`fedclient samples purge` deletes samples)")
+    _tell(folder, args.settings.nodes)
+    return 0
+
+
+def export_secrets(args: argparse.Namespace) -> int:
+    """Print a node's secrets file; raises ConfigError where its samples would cross a network unasked."""
+    settings: NodeSettings = args.settings.nodes
+    folder = open_folder(args.settings.state)
+    node = Registry(folder.nodes).get(args.node)
+    if node.secret is None:
+        raise UsageError(f"node {node.name} is revoked: `fedclient nodes renew {node.name}` ends that")
+    host = args.host or settings.host
+    if not (settings.tls or settings.allow_plaintext or is_loopback(host)):
+        raise ConfigError(
+            f"samples would go to {host} without encryption: set [nodes] tls, or allow_plaintext there"
+        )
+    broker = settings.broker
+    told = {
+        "format": FORMAT,
+        "federation": settings.federation,
+        "node": node.name,
+        "generation": node.generation,
+        "secret": node.secret.hex(),
+        "host": host,
+        "port": broker.port,
+        "tls": broker.tls,
+    }
+    print(json.dumps(told))
+    if is_loopback(host):
+        print(f"fedclient: {host} is this machine itself: another one needs --host HOST", file=sys.stderr)
+    return 0
+
+
+def list_nodes(args: argparse.Namespace) -> int:
+    """Print what is known of each node."""
+    folder = open_folder(args.settings.state)
+    if args.settings.nodes.enabled:
+        _ask(folder)  # the agent writes down what it has counted
+    told = collect(folder)
+    if args.json:
+        print(json.dumps({"enabled": args.settings.nodes.enabled, "nodes": told}))
+        return 0
+    for one in told:
+        if one["generation"] is None:
+            name = one["node"] or "(strangers)"
+        else:
+            state = "revoked" if one["revoked"] else f"generation {one['generation']}"
+            name = f"{one['node']} ({state})"
+        print(f"{name:<34}{one['samples']} samples, {one['labelled']} labelled")
+        if one["head"]:
+            print(f"  head: {one['head']}")
+        for what, count in one["counts"].items():
+            print(f"  {what}: {count}")
+    if not told:
+        print("no nodes: `fedclient nodes add NODE` adds one")
+    if not args.settings.nodes.enabled:
+        print("nobody listens to them: set [nodes] enabled = true")
+    return 0
+
+
+def collect(folder: DeviceFolder) -> list[dict[str, Any]]:
+    """Return each node with its figures; at its end who was heard of and is none."""
+    known = Registry(folder.nodes).load()
+    with SampleStore(folder.samples) as store:
+        stats = store.node_stats()
+    found = []
+    for name in [*sorted(known), *(name for name in stats if name not in known)]:
+        node, figures = known.get(name), stats.get(name)
+        own = headfile.load(folder.node_heads, name) if node is not None else None
+        found.append(
+            {
+                "node": name,
+                "generation": None if node is None else node.generation,
+                "revoked": node is not None and node.revoked,
+                "samples": 0 if figures is None else figures.samples,
+                "labelled": 0 if figures is None else figures.labelled,
+                "counts": {} if figures is None else dict(figures.counts),
+                "head": None if own is None else own.why,
+            }
+        )
+    return found
+
+
+def summary(folder: DeviceFolder) -> dict[str, Any]:
+    """Return what `fedclient status` says of nodes."""
+    told = collect(folder)
+    refused: dict[str, int] = {}
+    for one in told:
+        for what in REFUSALS:
+            if count := one["counts"].get(what):
+                refused[what] = refused.get(what, 0) + count
+    return {
+        "nodes": sum(one["generation"] is not None and not one["revoked"] for one in told),
+        "samples": sum(one["samples"] for one in told),
+        "refused": refused,
+    }
+
+
+def _tell(folder: DeviceFolder, settings: NodeSettings) -> None:
+    """Have the agent look at the file; one that does not answer looks before it takes a message."""
+    if not settings.enabled:
+        print("nobody listens to nodes here yet: set [nodes] enabled = true", file=sys.stderr)
+    else:
+        _ask(folder)
+
+
+def _ask(folder: DeviceFolder) -> None:
+    try:
+        console.ask(folder.path, {"ask": "status"}, ANSWER_S)
+    except Unreachable as error:
+        print(f"fedclient: {error}", file=sys.stderr)

@@ -1,0 +1,280 @@
+"""The agent's second link: to the nodes' broker, and what goes over it.
+
+It is a part of the agent's own loop, beside the link to the gateway, and never touches that.  What nodes
+say is gathered for a moment, committed as one, and answered after the commit.  It wakes the loop for the
+keep-alive, and while something is under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Final
+
+from fedclient.client.node_heads import NodeHeads
+from fedclient.client.timers import Backoff
+from fedclient.config import Config
+from fedclient.device import enrolment
+from fedclient.device.folder import DeviceFolder
+from fedclient.errors import ConfigError, FedClientError, StorageDamaged, Unreachable
+from fedclient.nodes.intake import Intake
+from fedclient.nodes.messages import Ack, encode_ack
+from fedclient.nodes.receiver import Heard, Receiver
+from fedclient.nodes.registry import Registry
+from fedclient.samples.store import SampleStore
+from fedclient.transport.base import Connected, Disconnected, Received, Transport
+from fedclient.transport.settings import is_loopback
+from fedclient.values import Broker
+
+log = logging.getLogger(__name__)
+
+GROUP_S: Final = 0.2  # between two commits: at most 5 a second, however many samples come
+GROUP: Final = 256  # messages in one commit, which must stay short
+RETRY_S: Final = (1.0, 60.0)  # pauses between attempts to connect, or after a disk that failed
+
+
+class NodeLink:
+    """Listens to nodes; `open_transport(client id)` gives the way to their broker."""
+
+    def __init__(
+        self,
+        folder: DeviceFolder,
+        config: Config,
+        open_transport: Callable[[str], Transport],
+        client_id: str,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._transport = open_transport(client_id)
+        self._registry = Registry(folder.nodes)
+        self._receiver = Receiver(config.nodes.federation)
+        self._store: SampleStore | None = None
+        self._intake: Intake | None = None
+        self._retrying = Backoff(*RETRY_S, random.Random(seed))  # noqa: S311 - spreads retries
+        self._heads = NodeHeads(folder, config)
+        self._connect_s: float | None = 0.0  # when to try; None: it is connected, or being so
+        self._pending: list[Heard] = []
+        self._committed_s = 0.0
+        self._now_s = 0.0
+        self._revoked: list[str] = []
+        self._unreadable = ""  # why nobody knows who the nodes are
+        self.reason = ""  # why nothing can be heard or stored just now
+
+    # --- the loop's side --------------------------------------------------------------------------------
+    def start(self, now_s: float) -> None:
+        """Raises ConfigError for a broker that raw samples must not go to."""
+        self._now_s = self._connect_s = now_s
+        refuse_federation(self._folder, self._config)
+        self.look()
+
+    def interests(self) -> dict[int, int]:
+        """Descriptors to wait for."""
+        return {**self._transport.interests(), **self._heads.interests()}
+
+    def deadline_s(self) -> float | None:
+        """When to be served at the latest."""
+        due = [self._connect_s, self._transport.deadline_s(), self._heads.deadline_s()]
+        if self._pending:
+            due.append(self._due_s)
+        return min((at_s for at_s in due if at_s is not None), default=None)
+
+    def service(self, ready: Collection[int], now_s: float, *, alone: bool) -> None:
+        """Do what is due; `alone`: no trainer runs, so that a child of ours may."""
+        self._now_s = now_s
+        if self._connect_s is not None and now_s >= self._connect_s:
+            self._connect()
+        heard = False
+        for event in self._transport.service(ready, now_s):
+            if isinstance(event, Connected):
+                self._greet()
+            elif isinstance(event, Disconnected):
+                self._lost(event.reason)
+            elif isinstance(event, Received):
+                if not heard and self._registry.has_changed():
+                    self.look()
+                heard = True
+                self._hear(event)
+        if self._pending and now_s >= self._due_s:
+            self._commit()
+        if self._heads.service(ready, self._receiver.active, now_s, alone=alone):
+            self._send_heads()
+
+    def stop(self) -> None:
+        """Store what was heard, and say goodbye."""
+        if self._pending:
+            self._commit()
+        self.flush()
+        self._heads.stop()
+        self._transport.close()
+        if self._store is not None:
+            self._store.close()
+
+    # --- who is asked -----------------------------------------------------------------------------------
+    def asked(self) -> None:
+        """Somebody looks: what was counted is written, and what `fedclient nodes` changed is seen."""
+        if self._registry.has_changed():
+            self.look()
+        self.flush()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is wrong, in sentences."""
+        return [f"nodes: {one}" for one in (self.reason, self._unreadable, self._heads.why) if one]
+
+    def look(self) -> None:
+        """Read who the nodes are; one that was revoked or renewed is spoken to no more as before."""
+        try:
+            nodes = self._registry.load()
+        except FedClientError as error:
+            log.error("no node is listened to: %s", error)
+            self._unreadable, nodes = str(error), {}
+        else:
+            self._unreadable = ""
+        self._receiver.know(nodes)
+        self._revoked = [node.name for node in nodes.values() if node.revoked]
+        self._heads.remove_others(set(self._receiver.active))
+        self._send_heads()
+
+    def flush(self) -> None:
+        """Write what was counted."""
+        with suppress(FedClientError):  # figures only
+            intake = self._open()
+            intake.refused(self._receiver.take_refused())
+            intake.flush()
+
+    # --- the connection ---------------------------------------------------------------------------------
+    def _connect(self) -> None:
+        self._connect_s = None
+        try:
+            refuse_federation(self._folder, self._config)  # it may have joined one since
+            self._transport.connect(self._now_s)
+        except ConfigError as error:
+            self._lost(str(error))
+
+    def _lost(self, reason: str) -> None:
+        if reason != self.reason:  # once per change
+            log.warning("no connection to the nodes' broker: %s", reason)
+        self.reason = reason
+        self._connect_s = self._now_s + self._retrying.next_s()
+
+    def _greet(self) -> None:
+        self.reason = ""
+        self._retrying.reset()
+        log.info("listening to nodes at %s:%d", self._config.nodes.host, self._config.nodes.broker.port)
+        with suppress(Unreachable):  # its Disconnected is on the way
+            for topic in (self._receiver.topics.samples_up, self._receiver.topics.labels_up):
+                self._transport.subscribe(topic)
+        self._send_heads()
+
+    def _say(self, topic: str, message: bytes, *, retain: bool = False) -> None:
+        try:
+            self._transport.publish(topic, message, retain=retain)
+        except Unreachable:
+            pass  # nodes send again
+        except ConfigError as error:  # what a broker says of itself is no reason to end
+            log.error("%s", error)
+
+    def _send_heads(self) -> None:
+        """Leave its head on the broker for each node, and none for those that were revoked."""
+        if not self._transport.connected:
+            return
+        for node in self._receiver.active:
+            keys, body = self._receiver.keys(node), self._heads.body(node)
+            if keys is not None and body:
+                topic = self._receiver.topics.head(node)
+                self._say(topic, keys.down.seal(topic, body), retain=True)
+        for node in self._revoked:
+            self._say(self._receiver.topics.head(node), b"", retain=True)
+
+    # --- samples ----------------------------------------------------------------------------------------
+    @property
+    def _due_s(self) -> float:
+        """When what was heard is committed: at once after a silence."""
+        return self._committed_s + GROUP_S
+
+    def _hear(self, event: Received) -> None:
+        found = self._receiver.open(event.topic, event.payload)
+        if found is not None:
+            self._pending.append(found)
+            if len(self._pending) >= GROUP:
+                self._commit()
+
+    def _commit(self) -> None:
+        pending, self._pending = self._pending, []
+        self._committed_s = self._now_s
+        try:
+            intake = self._open()
+            intake.refused(self._receiver.take_refused())
+            for node, ack in intake.commit(pending, self._now_s):
+                self._answer(node, ack)
+        except FedClientError as error:
+            self._stumble(error)
+
+    def _answer(self, node: str, ack: Ack) -> None:
+        keys = self._receiver.keys(node)
+        if keys is not None:
+            topic = self._receiver.topics.ack(node)
+            self._say(topic, keys.down.seal(topic, encode_ack(ack)))
+
+    def _open(self) -> Intake:
+        if self._store is None:
+            limits = self._config.limits
+            self._store = SampleStore(
+                self._folder.samples,
+                max_rows=limits.samples_max_rows,
+                max_bytes=limits.samples_max_mib << 20,
+                holdout=self._config.adoption.holdout,
+            )
+        if self._intake is None:
+            self._intake = Intake(self._store, self._config.nodes)
+        return self._intake
+
+    def _stumble(self, error: FedClientError) -> None:
+        """Let go of the connection for a while: nothing was answered, and nodes keep what is not."""
+        if isinstance(error, StorageDamaged) and self._store is not None:
+            with suppress(FedClientError):
+                self._store.recheck()
+        self._intake = None  # it is read anew
+        self._transport.close()
+        self._lost(str(error))
+
+
+def refuse_federation(folder: DeviceFolder, config: Config) -> None:
+    """Raise ConfigError when the nodes' broker is the federation's: what nodes send is raw data."""
+    stored = enrolment.load(folder.enrolment)
+    if stored is None and config.broker.host is None:
+        return
+    ours = config.nodes.broker
+    theirs = config.broker.resolve(None if stored is None else stored.invitation.broker)
+    if _is_same(ours, theirs):
+        raise ConfigError(
+            f"[nodes] host {ours.host}:{ours.port} is the federation's broker, and samples must not leave "
+            "for it: give the nodes a broker of their own"
+        )
+
+
+def _is_same(ours: Broker, theirs: Broker) -> bool:
+    """Whether two addresses lead to one broker: on this machine ports tell brokers apart, elsewhere hosts.
+
+    Names are resolved only where it matters, for a resolver without a network keeps the loop waiting.
+    """
+    if is_loopback(ours.host):
+        return ours.port == theirs.port and _is_here(theirs)
+    return ours.host.casefold() == theirs.host.casefold() or bool(_addresses(ours) & _addresses(theirs))
+
+
+def _is_here(broker: Broker) -> bool:
+    return is_loopback(broker.host) or any(map(is_loopback, _addresses(broker)))
+
+
+def _addresses(broker: Broker) -> set[str]:
+    try:
+        found = socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return set()  # then nobody connects to it either
+    return {str(address[0]) for *_, address in found}

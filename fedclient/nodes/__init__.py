@@ -1,0 +1,1 @@
+"""Microcontrollers that send samples to this device and get its head back: messages, counting, delivery."""

@@ -1,0 +1,96 @@
+"""The heads that nodes get, as files: a child that has NumPy writes them, the agent sends them.
+
+`<state>/nodes/` (0700: a head for one node never leaves this machine but to that node) has one file for
+all nodes, `pooled`, or one for each, by its name.  A file is a line of JSON, that says what it was made of,
+and the body of a `head` message; an empty body says, in `why`, that there is none to be had.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from fedclient import limits
+from fedclient.errors import StorageError, WireError
+from fedclient.nodes.messages import decode_head
+from fedclient.storage import disk_errors, make_folder, read_file, write_file
+
+POOLED: Final = "pooled"
+_HEADER_MAX_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeHeadArguments:
+    """What the agent tells the child that writes these files."""
+
+    parent: int  # process id of the agent
+    state: str
+    nodes: tuple[str, ...]  # a head for each, tuned on its samples; none: one for all
+    tuned_epochs: int
+    min_judged: int  # held-out samples of a node, to keep a tuned head only where it is not worse
+    feature_batch: int | None
+    threads: int
+    nice: int
+    idle: bool
+    memory_mib: int | None
+    verbose: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadFile:
+    """One of the files; `revision` counts them, so that a node takes another head of the same version too."""
+
+    adopted_sha256: str  # of the adopted head that this one was made of
+    revision: int
+    why: str  # what there is to say, for `fedclient status`
+    body: bytes
+
+    def save(self, folder: Path, name: str) -> None:
+        """Put it in the place of the one before."""
+        with disk_errors(folder):
+            if not folder.is_dir():
+                make_folder(folder, 0o700)
+        told = asdict(self)
+        del told["body"]
+        write_file(folder / name, json.dumps(told).encode() + b"\n" + self.body, mode=0o600)
+
+
+def load(folder: Path, name: str) -> HeadFile | None:
+    """Return a head file; None where there is none that is whole."""
+    path = folder / name
+    try:
+        with disk_errors(path):
+            if not path.exists():
+                return None
+        line, _, body = read_file(path, _HEADER_MAX_BYTES + limits.MAX_NODE_HEAD_BYTES).partition(b"\n")
+        found = HeadFile(**json.loads(line), body=body)
+        if body:
+            decode_head(body)
+    except (StorageError, WireError, ValueError, TypeError, RecursionError):
+        return None  # it is written anew
+    return found
+
+
+def forget(folder: Path) -> None:
+    """Let go of what was made of samples that are purged; the revisions go on."""
+    for name in _names(folder):
+        before = load(folder, name)
+        if before is not None:
+            forgotten = HeadFile(adopted_sha256="", revision=before.revision, why="", body=b"")
+            forgotten.save(folder, name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> list[str]:
+    with disk_errors(folder):
+        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def remove_others(folder: Path, names: set[str]) -> None:
+    """Let go of the heads of nodes that there are no more."""
+    with disk_errors(folder):
+        for name in set(_names(folder)) - names:
+            (folder / name).unlink(missing_ok=True)

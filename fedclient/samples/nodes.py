@@ -1,0 +1,178 @@
+"""What the sample store knows of nodes: which sample came under which counter, labels that wait, windows.
+
+All of one transaction (`SampleStore.node_rows`): a sample is stored in the commit that takes its counter.
+What is here speaks SQL and decides nothing; `nodes/intake.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fedclient.samples.array import Array
+from fedclient.samples.label import Label
+
+if TYPE_CHECKING:
+    from fedclient.storage import Database
+
+Put = Callable[[Sequence[tuple[Array, Label, tuple[int | None, ...]]], tuple[str, bool, int]], None]
+Delete = Callable[[Sequence[tuple[int, int]]], None]
+
+SCHEMA: Final = """
+    ALTER TABLE samples ADD COLUMN generation INTEGER;     -- these three: of a node's sample, else null
+    ALTER TABLE samples ADD COLUMN counter INTEGER;
+    ALTER TABLE samples ADD COLUMN label_counter INTEGER;  -- of the message that labelled it
+    CREATE UNIQUE INDEX of_node ON samples(source, generation, counter) WHERE counter IS NOT NULL;
+    CREATE TABLE node_window(
+        node TEXT PRIMARY KEY, generation INTEGER NOT NULL, floor INTEGER NOT NULL, taken BLOB NOT NULL
+    );
+    CREATE TABLE node_label(  -- of samples that have not come yet
+        node TEXT NOT NULL, of INTEGER NOT NULL, counter INTEGER NOT NULL, label,
+        PRIMARY KEY(node, of)
+    );
+    CREATE TABLE node_count(
+        node TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY(node, what)
+    );
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeRow:
+    """One sample of a node, as it is stored."""
+
+    node: str
+    generation: int
+    counter: int
+    label_counter: int
+    array: Array
+    label: Label
+
+
+class NodeRows:
+    """The tables of nodes, inside a transaction of the store's."""
+
+    def __init__(self, database: Database, put: Put, delete: Delete) -> None:
+        self._database = database
+        self._put = put
+        self._delete = delete
+
+    def add(self, rows: Sequence[NodeRow], unix_s: int) -> None:
+        """Store samples, each under its counter."""
+        for node in dict.fromkeys(one.node for one in rows):
+            columns = [
+                (one.array, one.label, (one.generation, one.counter, one.label_counter))
+                for one in rows
+                if one.node == node
+            ]
+            self._put(columns, (node, False, unix_s))
+
+    def drop_oldest(self, node: str, count: int) -> None:
+        """Delete a node's oldest samples, and count them as dropped."""
+        self._delete(
+            self._database.execute(
+                "SELECT id, bytes FROM samples WHERE source = ? AND counter IS NOT NULL ORDER BY id LIMIT ?",
+                (node, count),
+            )
+        )
+        self._database.execute("UPDATE store SET dropped = dropped + ?", (count,))
+
+    def window(self, node: str, generation: int) -> tuple[int, bytes] | None:
+        """Return what `save_window` kept, unless it was of another generation."""
+        return self._database.one(
+            "SELECT floor, taken FROM node_window WHERE node = ? AND generation = ?", (node, generation)
+        )
+
+    def save_window(self, node: str, generation: int, floor: int, taken: bytes) -> None:
+        """Keep a window; labels that wait for a sample at or below the floor wait in vain."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO node_window VALUES (?, ?, ?, ?)", (node, generation, floor, taken)
+        )
+        self._database.execute("DELETE FROM node_label WHERE node = ? AND of <= ?", (node, floor))
+
+    def begin(self, node: str) -> None:
+        """Let go of what belonged to a node's earlier generation, but for its samples."""
+        self._database.execute("DELETE FROM node_label WHERE node = ?", (node,))
+
+    def waiting(self, node: str) -> dict[int, tuple[int, Label]]:
+        """Return the labels that wait: counter of the sample -> (counter of the label, label)."""
+        rows = self._database.execute("SELECT of, counter, label FROM node_label WHERE node = ?", (node,))
+        return {of: (counter, label) for of, counter, label in rows}
+
+    def wait(self, node: str, of: int, counter: int, label: Label) -> None:
+        """Keep a label until its sample comes; the newest one."""
+        self._database.execute(
+            "INSERT INTO node_label VALUES (?, ?, ?, ?) ON CONFLICT(node, of) DO UPDATE"
+            " SET counter = excluded.counter, label = excluded.label WHERE excluded.counter > counter",
+            (node, of, counter, label),
+        )
+
+    def waited(self, node: str, of: int) -> None:
+        """A label's sample has come."""
+        self._database.execute("DELETE FROM node_label WHERE node = ? AND of = ?", (node, of))
+
+    def label(self, node: str, generation: int, of: int, given: tuple[int, Label]) -> bool:
+        """Label a stored sample unless a newer label has; False when there is no such sample."""
+        found = self._database.one(
+            "SELECT id, label_counter FROM samples WHERE source = ? AND generation = ? AND counter = ?",
+            (node, generation, of),
+        )
+        if found is None:
+            return False
+        if given[0] > found[1]:
+            self._database.execute(
+                "UPDATE samples SET label_counter = ?, label = ? WHERE id = ?", (*given, found[0])
+            )
+        return True
+
+    def rows(self, node: str) -> int:
+        """Count a node's samples, of all its generations."""
+        ((count,),) = self._database.execute(
+            "SELECT count(*) FROM samples WHERE source = ? AND counter IS NOT NULL", (node,)
+        )
+        return int(count)
+
+    def count(self, added: Mapping[tuple[str, str], int]) -> None:
+        """Add to what was counted: (node, what) -> how many more."""
+        self._database.executemany(
+            "INSERT INTO node_count VALUES (?, ?, ?)"
+            " ON CONFLICT(node, what) DO UPDATE SET count = count + excluded.count",
+            [(node, what, more) for (node, what), more in added.items()],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeStats:
+    """What is stored of one node, and what was counted."""
+
+    samples: int
+    labelled: int
+    counts: Mapping[str, int]
+
+
+def stats(database: Database) -> dict[str, NodeStats]:
+    """Return the figures of every node that was ever heard of; "" is who has no secret here."""
+    stored = {
+        node: (samples, labelled)
+        for node, samples, labelled in database.execute(
+            "SELECT source, count(*), count(label) FROM samples WHERE counter IS NOT NULL GROUP BY source"
+        )
+    }
+    counts: dict[str, dict[str, int]] = {}
+    for node, what, count in database.execute("SELECT node, what, count FROM node_count ORDER BY node, what"):
+        counts.setdefault(node, {})[what] = count
+    return {
+        node: NodeStats(
+            samples=stored.get(node, (0, 0))[0],
+            labelled=stored.get(node, (0, 0))[1],
+            counts=counts.get(node, {}),
+        )
+        for node in sorted({*stored, *counts})
+    }
+
+
+def ids(database: Database, node: str) -> set[int]:
+    """Return the ids of a node's samples, of all its generations."""
+    rows = database.execute("SELECT id FROM samples WHERE source = ? AND counter IS NOT NULL", (node,))
+    return {row for (row,) in rows}

@@ -1,0 +1,178 @@
+"""When a child has to write heads for nodes, and what the agent makes of its end."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedclient.client import node_heads as module
+from fedclient.client.node_heads import NodeHeads
+from fedclient.config import Config, NodeSettings, TrainerSettings
+from fedclient.device import folder as folders
+from fedclient.device.slots import Slots
+from fedclient.nodes import headfile
+from fedclient.nodes.headfile import POOLED
+from fedclient.nodes.messages import decode_head
+from fedclient.values import HeadVersion
+from tests.trainer.setup import Bench
+from tests.trainer.test_node_heads import trained
+
+
+class Child:
+    """Ends when a test says so; what it was asked is there to see."""
+
+    made: list[Child] = []  # noqa: RUF012 - emptied by the fixture
+    code = 0
+
+    def __init__(self, arguments, kill_at_s: float) -> None:
+        self.arguments, self.kill_at_s = arguments, kill_at_s
+        self.gone_descriptor, self._end = os.pipe()
+        self.killed = self.stopped = False
+        self.made.append(self)
+
+    def end(self) -> None:
+        os.close(self._end)
+
+    def finish(self) -> int:
+        os.close(self.gone_descriptor)
+        return self.code
+
+    def kill(self) -> None:
+        self.killed = True
+        self.kill_at_s = float("inf")
+
+    def stop(self, _: float) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(folders.create(tmp_path / "state"))
+
+
+@pytest.fixture
+def fake(monkeypatch) -> Iterator[type[Child]]:
+    monkeypatch.setattr(module, "Child", Child)
+    yield Child
+    Child.made.clear()
+    Child.code = 0
+
+
+def adopt(bench: Bench, version: int = 1) -> None:
+    head = trained(bench.model, seed=version)
+    manifest = bench.publish(HeadVersion(1, version), head=head.tobytes())
+    Slots(bench.folder.current).adopt(manifest, bench.model, head.tobytes())
+
+
+def heads_of(bench: Bench, *, personal: bool = False) -> NodeHeads:
+    settings = NodeSettings(enabled=True, personal=personal)
+    trainer = TrainerSettings(idle=False, nice=0)
+    return NodeHeads(bench.folder, Config(state=bench.folder.path, nodes=settings, trainer=trainer))
+
+
+def turn(heads: NodeHeads, *nodes: str, now_s: float = 0.0, alone: bool = True) -> bool:
+    return heads.service((), nodes, now_s, alone=alone)
+
+
+def test_a_real_child_writes_the_head_of_all(bench: Bench) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    assert not turn(heads, "shed")
+    (descriptor,) = heads.interests()
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        assert selector.select(60)
+    assert heads.service([descriptor], ["shed"], 1.0, alone=True)
+    assert decode_head(heads.body("shed")).version.version == 1
+    assert heads.body("shed") == heads.body("barn")
+    assert (turn(heads, "shed"), heads.interests(), heads.why) == (False, {}, "")
+
+
+def test_nothing_is_made_without_nodes_or_a_head_or_beside_a_trainer(bench: Bench, fake) -> None:
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    adopt(bench)
+    turn(heads)
+    turn(heads, "shed", alone=False)
+    assert fake.made == []
+    turn(heads, "shed")
+    assert [child.arguments.nodes for child in fake.made] == [()]
+    assert heads.deadline_s() == module.PATIENCE_S
+
+
+def test_each_node_has_its_own(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench, personal=True)
+    turn(heads, "shed", "barn")
+    assert fake.made[0].arguments.nodes == ("shed", "barn")
+
+
+def write(bench: Bench, name: str = POOLED, *, why: str = "a backbone") -> None:
+    slot = Slots(bench.folder.current).active()
+    assert slot is not None
+    made = headfile.HeadFile(adopted_sha256=slot.head_sha256, revision=0, why=why, body=b"")
+    made.save(bench.folder.node_heads, name)
+
+
+def test_a_head_that_is_there_is_not_made_again_and_a_next_one_is(bench: Bench, fake) -> None:
+    adopt(bench)
+    write(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    assert (fake.made, heads.why, heads.body("shed")) == ([], "a backbone", b"")
+    adopt(bench, 2)
+    turn(heads, "shed")
+    assert len(fake.made) == 1
+
+
+def test_after_a_purge_they_are_made_again(bench: Bench, fake) -> None:
+    adopt(bench)
+    write(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    headfile.forget(bench.folder.node_heads)
+    turn(heads, "shed")
+    assert len(fake.made) == 1
+
+
+def test_a_child_that_fails_is_not_started_again_at_once(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    fake.code = -9
+    fake.made[0].end()
+    assert not heads.service([fake.made[0].gone_descriptor], ["shed"], 5.0, alone=True)
+    assert heads.why == "the heads of nodes were not written: ended by signal SIGKILL"
+    turn(heads, "shed", now_s=5.0 + module.AGAIN_S - 1)
+    assert len(fake.made) == 1
+    turn(heads, "shed", now_s=5.0 + module.AGAIN_S)
+    assert len(fake.made) == 2
+
+
+def test_a_child_that_hangs_is_ended_and_one_at_the_end_too(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    turn(heads, "shed", now_s=module.PATIENCE_S)
+    assert fake.made[0].killed
+    heads.stop()
+    assert (fake.made[0].stopped, heads.interests()) == (True, {})
+
+
+def test_a_look_costs_little(bench: Bench, fake) -> None:
+    adopt(bench)
+    write(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    reads = []
+    heads._missing = reads.append
+    begun = time.monotonic()
+    for _ in range(100):
+        turn(heads, "shed")
+    assert (reads, fake.made) == ([], [])
+    print(f"{(time.monotonic() - begun) * 1e4:.0f} us each")

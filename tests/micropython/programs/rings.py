@@ -1,0 +1,25 @@
+"""Push, settle and reload entries of a ring as asked; print the entries after each step."""
+
+import json
+import sys
+
+from fednode.ring import Ring
+
+with open(sys.argv[1]) as file:
+    steps = json.load(file)
+ring = None
+states = []
+for step in steps:
+    name, arguments = step[0], step[1:]
+    if name == "boot":
+        ring = Ring(*arguments)
+    elif name == "push":
+        ring.push(arguments[0], arguments[1], arguments[2].encode())
+    elif name == "settle":
+        ring.settle(arguments[0], arguments[1], earlier=arguments[2])
+    else:
+        getattr(ring, name)(*arguments)
+    entries = [[number, of, bytes(tail).decode()] for number, of, tail, _ in ring.entries]
+    counters = [ring.counter(entry[0]) for entry in entries] if ring.base is not None else None
+    states.append({"entries": entries, "counters": counters, "dropped": ring.dropped})
+print(json.dumps(states))

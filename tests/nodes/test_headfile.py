@@ -1,0 +1,55 @@
+"""Files of heads: whole or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedclient.nodes import headfile
+from fedclient.nodes.headfile import HeadFile
+from fedclient.nodes.messages import encode_head
+from tests.nodes import golden
+
+MADE = HeadFile(adopted_sha256="ab", revision=2, why="", body=encode_head(golden.HEADS["two layers"]))
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "nodes"
+    assert headfile.load(folder, "shed") is None
+    MADE.save(folder, "shed")
+    assert headfile.load(folder, "shed") == MADE
+    none = HeadFile(adopted_sha256="ab", revision=0, why="a backbone", body=b"")
+    none.save(folder, "shed")
+    assert headfile.load(folder, "shed") == none
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"\n", b"[" * 9999, b'{"adopted_sha256": "ab"}\nxx'])
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
+    MADE.save(tmp_path, "shed")
+    (tmp_path / "shed").write_bytes(damage)
+    assert headfile.load(tmp_path, "shed") is None
+
+
+def test_a_damaged_body_is_as_good_as_none(tmp_path: Path) -> None:
+    MADE.save(tmp_path, "shed")
+    data = (tmp_path / "shed").read_bytes()
+    (tmp_path / "shed").write_bytes(data[:-1])
+    assert headfile.load(tmp_path, "shed") is None
+
+
+def test_heads_of_nobody_are_removed(tmp_path: Path) -> None:
+    headfile.remove_others(tmp_path / "nodes", set())
+    for name in ("shed", "barn", "pooled"):
+        MADE.save(tmp_path, name)
+    headfile.remove_others(tmp_path, {"barn"})
+    assert [path.name for path in tmp_path.iterdir()] == ["barn"]
+
+
+def test_what_is_forgotten_keeps_its_count(tmp_path: Path) -> None:
+    headfile.forget(tmp_path / "nodes")
+    MADE.save(tmp_path, "shed")
+    (tmp_path / "barn").write_bytes(b"damaged")
+    headfile.forget(tmp_path)
+    assert headfile.load(tmp_path, "shed") == HeadFile(adopted_sha256="", revision=2, why="", body=b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["shed"]

@@ -1,0 +1,69 @@
+"""The tables of nodes in the sample store: older stores get them, and what is a node's stays apart."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fedclient import storage
+from fedclient.samples import store as stores
+from fedclient.samples.array import as_array
+from fedclient.samples.nodes import NodeRow
+from fedclient.samples.store import SampleStore
+
+
+def row(counter: int, label: int | None = None) -> NodeRow:
+    return NodeRow(
+        node="shed", generation=1, counter=counter, label_counter=counter, array=as_array([1.0]), label=label
+    )
+
+
+def test_a_store_from_before_gets_the_tables_and_keeps_its_samples(tmp_path: Path) -> None:
+    path = tmp_path / "samples.db"
+    old = storage.Database.open(path, migrations=stores._SCHEMA[:2], mode=0o660)
+    old.execute(
+        "INSERT INTO samples(source, holdout, hash, created_unix_s, bytes, dtype, shape, data)"
+        " VALUES ('app', 0, ?, 0, 1, 'uint8', '1', x'07')",
+        (stores._hash("uint8", "1", b"\x07"),),
+    )
+    old.close()
+    with SampleStore(path) as store:
+        assert [one.array.data for one in store.read([1])] == [b"\x07"]
+        assert store.node_stats() == {}
+        with store.node_rows() as rows:
+            rows.add([row(1)], 0)
+        assert store.node_stats()["shed"].samples == 1
+
+
+def test_a_counter_is_stored_once_whoever_forgets(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "samples.db") as store:
+        with store.node_rows() as rows:
+            rows.add([row(1)], 0)
+        with pytest.raises(sqlite3.IntegrityError), store.node_rows() as rows:
+            rows.add([row(2), row(1)], 0)
+        assert len(store) == 1
+        store.append([1.0], source="shed")  # an app's samples have no counter
+        store.append([1.0], source="shed")
+        assert len(store) == 3
+
+
+def test_the_store_keeps_its_own_bounds(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "samples.db", max_rows=2) as store:
+        with store.node_rows() as rows:
+            rows.add([row(one) for one in range(1, 6)], 0)
+        assert (len(store), store.stats().dropped) == (2, 3)
+
+
+def test_figures_add_up(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "samples.db") as store:
+        for _ in range(2):
+            with store.node_rows() as rows:
+                rows.count({("shed", "wrong tag"): 2, ("", "unknown node"): 1})
+        with store.node_rows() as rows:
+            rows.add([row(1, 3), row(2)], 0)
+        found = store.node_stats()
+        assert found[""].counts == {"unknown node": 2}
+        assert (found["shed"].samples, found["shed"].labelled) == (2, 1)
+        assert found["shed"].counts == {"wrong tag": 4}

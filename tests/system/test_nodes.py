@@ -1,0 +1,186 @@
+"""Nodes, the agent and their broker as processes: kills at seeded moments, heads, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedclient import limits
+from fedclient.device.folder import DeviceFolder
+from fedclient.device.slots import Slots
+from fedclient.nodes.messages import decode_head
+from fedclient.nodes.registry import Registry
+from fedclient.samples.store import SampleStore
+from fedclient.testing.broker import Mosquitto
+from fedclient.transport.mqtt import MqttTransport
+from fedclient.transport.settings import MqttSettings
+from fedclient.values import Broker, HeadVersion
+from tests.nodes.puppet import Puppet
+from tests.system.commands import SETTINGS, Setup
+from tests.system.test_idle_imports import Watched, heavy
+from tests.trainer.setup import Bench
+from tests.trainer.test_node_heads import trained
+
+PATIENCE_S = 60.0
+
+
+class Shed:
+    """A device with an agent, and nodes that talk to a real mosquitto."""
+
+    def __init__(self, path: Path, broker: Mosquitto) -> None:
+        self.broker = broker
+        settings = f"{SETTINGS}\n[nodes]\nenabled = true\nport = {broker.port}\nmax_per_second = 1000\n"
+        self.setup = Setup(path / "state", settings)
+        self.setup.ok("init")
+        self.bench = Bench(DeviceFolder(path / "state"))
+        words = ["--state", str(path / "state"), "--config", str(self.setup.config), "run"]
+        self.agent = Watched("agent", words, path / "agent.log")
+        self.nodes: list[Puppet] = []
+
+    def add(self, name: str) -> Puppet:
+        self.setup.ok("nodes", "add", name)
+        settings = MqttSettings(
+            broker=Broker(host="127.0.0.1", port=self.broker.port, tls=False), client_id=name
+        )
+        node = Puppet(Registry(self.bench.folder.nodes).get(name), MqttTransport(settings))
+        self.nodes.append(node)
+        return node
+
+    def pump(self, done: Callable[[], bool], what: str, *, again_s: float = 1.0) -> None:
+        """Let nodes send again and listen until it is done."""
+        until_s, again_at_s = time.monotonic() + PATIENCE_S, 0.0
+        while not done():
+            now_s = time.monotonic()
+            assert now_s < until_s, f"{what}: waited in vain\n{self.agent.log.read_text()[-3000:]}"
+            if now_s >= again_at_s:
+                again_at_s = now_s + again_s
+                for node in self.nodes:
+                    if not node.transport.connected:
+                        node.connect()
+                    node.send()
+            descriptors = [one for node in self.nodes for one in node.transport.interests()]
+            select.select(descriptors, [], [], 0.02)
+            for node in self.nodes:
+                node.listen()
+
+    def stored(self) -> dict[str, list[int]]:
+        """Return the counters of each node, as its first value has them."""
+        found: dict[str, list[int]] = {}
+        with SampleStore(self.bench.folder.samples) as store:
+            for node in self.nodes:
+                ids = sorted(store.of_node(node.name))
+                found[node.name] = [int(memoryview(one.array.data).cast("f")[0]) for one in store.read(ids)]
+        return found
+
+    def status(self) -> dict:
+        return json.loads(self.setup.ok("status", "--json"))
+
+
+@pytest.fixture
+def shed(tmp_path: Path, mosquitto: str) -> Iterator[Shed]:
+    with Mosquitto(mosquitto) as broker:
+        made = Shed(tmp_path, broker)
+        yield made
+        made.agent.kill()
+        for node in made.nodes:
+            node.transport.close()
+
+
+def test_what_a_node_saw_acknowledged_is_stored_once_whoever_is_killed(shed: Shed, thorough: bool) -> None:
+    chance = random.Random(6)
+    shed.agent.start()
+    nodes = [shed.add("barn"), shed.add("shed")]
+    victims = ["agent", "broker"] * (20 if thorough else 3)
+    for victim in victims:
+        for node in nodes:
+            for _ in range(30):
+                node.sample(node.counter + 1, label=chance.randrange(10))
+        before = sum(len(node.settled) for node in nodes)
+        goal = before + chance.randrange(1, 40)
+        shed.pump(
+            lambda goal=goal: sum(len(one.settled) for one in nodes) >= goal, "some acknowledged", again_s=0.3
+        )
+        if victim == "agent":
+            shed.agent.kill()
+            shed.agent.start()
+        else:
+            shed.broker.kill()
+            shed.broker.restart()
+    shed.pump(lambda: not any(node.kept for node in nodes), "all acknowledged")
+    assert shed.agent.stop() == 0
+    stored = shed.stored()
+    for node in nodes:
+        assert node.settled == set(range(1, node.counter + 1))
+        assert sorted(stored[node.name]) == list(range(1, node.counter + 1))
+    print(f"{len(victims)} kills, {sum(map(len, stored.values()))} samples")
+
+
+def test_heads_go_out_and_the_agent_needs_no_numpy_for_it(shed: Shed) -> None:
+    node = shed.add("shed")
+    head = trained(shed.bench.model)
+    manifest = shed.bench.publish(HeadVersion(1, 3), head=head.tobytes())
+    Slots(shed.bench.folder.current).adopt(manifest, shed.bench.model, head.tobytes())
+    shed.agent.start()
+    shed.pump(lambda: any(node.heads), "a head")
+    topic = node.topics.head("shed")
+    made = decode_head(node.keys.down.open(topic, node.heads[-1], limits.MAX_NODE_HEAD_BYTES))
+    assert (made.version.generation, made.version.version, made.layers[0].rows) == (1, 3, 3)
+    head = trained(shed.bench.model, seed=7)
+    manifest = shed.bench.publish(HeadVersion(1, 4), head=head.tobytes())
+    Slots(shed.bench.folder.current).adopt(manifest, shed.bench.model, head.tobytes())
+    node.sample(1)  # whatever wakes the agent
+    shed.pump(lambda: len(node.heads) >= 2, "the next head")
+    later = decode_head(node.keys.down.open(topic, node.heads[-1], limits.MAX_NODE_HEAD_BYTES))
+    assert later.version > made.version
+    shed.setup.ok("nodes", "revoke", "shed")
+    shed.pump(lambda: node.heads[-1] == b"", "the head is cleared")
+    assert shed.agent.stop() == 0
+    modules = set(shed.agent.modules.read_text().split())
+    assert "fedclient.client.nodes" in modules
+    assert heavy({name.partition(".")[0] for name in modules}) == set()
+
+
+def test_forgeries_leave_the_agent_alive_and_are_reported(shed: Shed) -> None:
+    node, barn = shed.add("shed"), shed.add("barn")
+    shed.agent.start()
+    shed.pump(lambda: node.transport.connected and barn.transport.connected, "connections")
+    node.sample(1)
+    shed.pump(lambda: node.settled == {1}, "the first")
+    genuine = node.keys.up.seal(node.topics.sample("shed"), os.urandom(40))
+    node.sample(2)
+    topic, message = node.kept[2]
+    bad = {
+        topic: [message[:-1] + b"x", message[:20], b"", bytes(20_000), genuine],
+        node.topics.sample("barn"): [message],
+        node.topics.sample("nobody"): [message],
+    }
+    for where, messages in bad.items():
+        for one in messages:
+            barn.transport.publish(where, one)
+    shed.pump(lambda: 2 in node.settled, "the second")
+    report = shed.status()
+    assert report["agent_running"]
+    assert report["nodes"]["samples"] == 2
+    refused = report["nodes"]["refused"]
+    assert refused["wrong tag"] >= 3
+    assert refused["too long or too short"] == 2
+    assert (refused["malformed"], refused["unknown node"]) == (1, 1)
+    barn.transport.publish(topic, bytes(2 * limits.MAX_NODE_PACKET_BYTES))  # it ends the connection
+    node.sample(3)
+    shed.pump(lambda: 3 in node.settled, "the third")
+    assert shed.stored()["shed"] == [1, 2, 3]
+    assert shed.agent.stop() == 0
+
+
+def test_a_broker_of_the_federations_is_refused_in_one_line(tmp_path: Path) -> None:
+    broker = "host = 'broker.farm'\nallow_plaintext = true\n"
+    setup = Setup(tmp_path / "state", f"[broker]\n{broker}[nodes]\nenabled = true\n{broker}")
+    setup.ok("init")
+    assert "is the federation's broker" in setup.refused("run")
