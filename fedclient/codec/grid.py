@@ -41,8 +41,11 @@ def head_from(full: bytes, tensors: tuple[TensorSpec, ...]) -> NDArray[np.float3
     if len(full) < split:
         raise CodecError(f"the head has {len(full)} bytes where its feature statistics take {split}")
     head[~on_grid] = np.frombuffer(full[:split], dtype="<f4")
+    indices, values = integers.read(full[split:], moved)
+    whole = np.zeros(np.count_nonzero(on_grid), dtype=np.float32)
     with np.errstate(over="ignore"):  # infinity is refused
-        head[on_grid] = integers.read(full[split:], moved)
+        whole[indices] = values
+    head[on_grid] = whole
     _check_canonical(head, tensors)
     return head
 
@@ -67,16 +70,18 @@ def delta_blob(
 def head_after(
     before: NDArray[np.float32], delta: bytes, tensors: tuple[TensorSpec, ...]
 ) -> NDArray[np.float32]:
-    """Return the head [P] that `delta` leads to from `before` [P], bit for bit.
+    """Return the head [P] that `delta` leads to from the canonical head `before` [P], bit for bit.
 
+    Takes time and memory for what changes, and little for the rest of a large head.
     Raises CodecError unless it is as an encoder writes it, and all sums are exact.
     """
-    if before.shape != (layout(tensors).parameters,):
-        raise ValueError(f"want float32 [{layout(tensors).parameters}], got {list(before.shape)}")
+    _check_shape(before, tensors)
     moves, moved = _parts(tensors, full=False)
-    head = before.copy()
-    head[moves] = _exact_sum(before[moves], integers.read(delta, moved))
-    _check_canonical(head, tensors)
+    indices, change = integers.read(delta, moved)
+    head, part = before.copy(), before[moves]
+    part[indices] = _exact_sum(part[indices], change)
+    _check_values(part[indices])
+    head[moves] = part
     return head
 
 
@@ -92,11 +97,19 @@ def _parts(
 
 
 def _check_canonical(head: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> None:
+    _check_shape(head, tensors)
+    _check_values(head)
+
+
+def _check_shape(head: NDArray[np.float32], tensors: tuple[TensorSpec, ...]) -> None:
     if head.shape != (layout(tensors).parameters,) or head.dtype != np.float32:
         raise ValueError(f"want float32 [{layout(tensors).parameters}], got {head.dtype} {list(head.shape)}")
-    magnitudes = np.abs(head)
+
+
+def _check_values(values: NDArray[np.float32]) -> None:
+    magnitudes = np.abs(values)
     # Comparisons with NaN fail; the bits of +0 are all 0, those of -0 are not.
-    if not ((magnitudes >= _TINY) & (magnitudes <= _LARGEST) | (head.view(np.uint32) == 0)).all():
+    if not ((magnitudes >= _TINY) & (magnitudes <= _LARGEST) | (values.view(np.uint32) == 0)).all():
         raise CodecError("the head has a value that is neither +0 nor a normal number")
 
 

@@ -53,24 +53,27 @@ def write(values: NDArray[np.float64], tensors: tuple[TensorSpec, ...]) -> bytes
     return min(found, key=len)
 
 
-def read(data: bytes, tensors: tuple[TensorSpec, ...]) -> NDArray[np.float64]:
-    """Read the flat values [n] of `tensors`; raises CodecError unless they are as `write` has them."""
+def read(data: bytes, tensors: tuple[TensorSpec, ...]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read where the flat vector of `tensors` is not 0, and what is there: indices [n], values [n].
+
+    Raises CodecError unless they are as `write` has them.
+    """
     size = layout(tensors).parameters
-    values = np.zeros(size)
     source = BitReader(data)
     count = source.number(size.bit_length())
     if count > size:
         raise CodecError(f"the body declares {count} integers among {size} elements")
-    if count:
-        indices, groups = places.read(source, count, tensors)
-        negative = binary.read_groups(source, groups).view(np.bool_)
-        numbers = octaves.read(source, count)
-        steps = _read_steps(source, indices, numbers, tensors)
-        found = np.ldexp(numbers.astype(np.float64), steps)
-        np.negative(found, out=found, where=negative)
-        values[indices] = found
+    if not count:
+        source.end()
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    indices, groups = places.read(source, count, tensors)
+    negative = binary.read_groups(source, groups).view(np.bool_)
+    numbers = octaves.read(source, count)
+    steps = _read_steps(source, indices, numbers, tensors)
     source.end()
-    return values
+    values = np.ldexp(numbers.astype(np.float64), steps)
+    np.negative(values, out=values, where=negative)
+    return indices, values
 
 
 def _lowest_bits(values: NDArray[np.float64]) -> Exponents:

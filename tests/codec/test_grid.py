@@ -1,6 +1,7 @@
 """Heads whole and as changes: bit for bit the same by every route, and strict."""
 
 import json
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,22 @@ def test_every_size_of_head(size):
     after = (before + (rng.random(size) < 0.05)).astype(np.float32)
     assert head_from(head_blob(before, tensors), tensors).tobytes() == before.tobytes()
     assert head_after(before, delta_blob(before, after, tensors), tensors).tobytes() == after.tobytes()
+
+
+def test_a_delta_takes_little_memory_beside_the_head():
+    tensors = (TensorSpec(name="w", shape=(300_000,)),)
+    before = np.ones(300_000, dtype=np.float32)
+    after = before.copy()
+    after[::100] += 1
+    delta = delta_blob(before, after, tensors)
+    head_after(before, delta, tensors)  # what is laid out once and kept
+    tracemalloc.start()
+    try:
+        head_after(before, delta, tensors)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * before.nbytes, "the new head itself, and the part of it that deltas move"
 
 
 @pytest.mark.parametrize("place", [STATISTICS, PERSONAL])

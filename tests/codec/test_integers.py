@@ -17,6 +17,15 @@ HEAD = (TensorSpec(name="bias", shape=(6,)), TensorSpec(name="kernel", shape=(40
 SIZE = parameters(HEAD)
 
 
+def read(data: bytes, tensors: tuple[TensorSpec, ...]) -> np.ndarray:
+    """Return all values, [n]."""
+    found = np.zeros(parameters(tensors))
+    indices, values = integers.read(data, tensors)
+    assert values.all(), "what is 0 is not written"
+    found[indices] = values
+    return found
+
+
 def test_round_trip_of_any_mix_with_both_readers():
     rng = np.random.default_rng(3)
     for density in (0.0, 0.01, 0.1, 0.5, 0.9, 1.0):
@@ -24,13 +33,13 @@ def test_round_trip_of_any_mix_with_both_readers():
             steps = np.repeat(np.ldexp(1.0, rng.integers(-126, 60, 2)), [6, 240])
             values = rng.integers(-spread, spread + 1, SIZE) * steps * (rng.random(SIZE) < density)
             data = integers.write(values, HEAD)
-            assert integers.read(data, HEAD).tobytes() == (values + 0.0).tobytes()
+            assert read(data, HEAD).tobytes() == (values + 0.0).tobytes()
             assert read_integers(data, HEAD) == values.tolist()
 
 
 def test_nothing_is_a_count_of_nothing():
     assert integers.write(np.zeros(SIZE), HEAD) == b"\0"
-    assert not integers.read(b"\0", HEAD).any()
+    assert not read(b"\0", HEAD).any()
 
 
 def test_a_code_worked_out_by_hand():
@@ -77,7 +86,7 @@ def test_what_is_on_no_grid_of_24_bits_is_refused(values):
 @given(st.binary(max_size=60))
 def test_any_bytes_are_values_or_an_error(data):
     try:
-        values = integers.read(data, HEAD)
+        values = read(data, HEAD)
     except CodecError:
         return
     assert np.isfinite(values).all()
@@ -91,7 +100,7 @@ def test_a_changed_bit_is_other_values_or_an_error(seed, flipped):
     data = bytearray(integers.write(values, HEAD))
     data[flipped // 8 % len(data)] ^= 1 << flipped % 8
     try:
-        found = integers.read(bytes(data), HEAD)
+        found = read(bytes(data), HEAD)
     except CodecError:
         return
     assert found.shape == (SIZE,)
@@ -113,9 +122,9 @@ def written(count: int, numbers: list[int], steps: list[tuple[int, int]]) -> byt
 
 
 def test_what_the_next_test_changes_is_read():
-    found = integers.read(written(2, [1, 2], [(0, 1), (127, 8)]), HEAD)
+    found = read(written(2, [1, 2], [(0, 1), (127, 8)]), HEAD)
     assert found[[0, 6]].tolist() == [2.0, 4.0]
-    found = integers.read(written(2, [1, 3], [(1, 1), (127, 8), (125, 8)]), HEAD)
+    found = read(written(2, [1, 3], [(1, 1), (127, 8), (125, 8)]), HEAD)
     assert found[[0, 6]].tolist() == [2.0, 1.5]
 
 
@@ -133,4 +142,4 @@ def test_what_the_next_test_changes_is_read():
 )
 def test_what_no_encoder_writes_is_refused(data, match):
     with pytest.raises(CodecError, match=match):
-        integers.read(data, HEAD)
+        read(data, HEAD)
