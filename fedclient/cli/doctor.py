@@ -18,6 +18,7 @@ from typing import Any, Final
 from fedclient import boards, config, storage
 from fedclient.cli import doctor_device as device
 from fedclient.cli import doctor_machine as machine
+from fedclient.cli import doctor_nodes as nodes
 from fedclient.cli.doctor_finding import Finding, Patient, Verdict, fail
 from fedclient.cli.main import become_owner, given
 from fedclient.config import Config
@@ -47,6 +48,8 @@ CHECKS: Final[dict[str, Callable[[Patient], Finding]]] = {
     "database": device.database,
     "federation": device.membership,
     "broker": device.broker,
+    "nodes": nodes.secrets,
+    "nodes' broker": nodes.broker,
     "agent": device.agent,
     "service": device.service,
 }

@@ -197,13 +197,13 @@ def broker(patient: Patient) -> Finding:
         return warning("not set yet", "an invitation brings it, or [broker] host")
     try:
         wanted = patient.config.broker.resolve(None if stored is None else stored.invitation.broker)
-        transport = brokers.opener(patient.config, MAX_DEVICE_PACKET_BYTES)(wanted, _client_id(patient))
-        return _try(transport, wanted)
+        transport = brokers.opener(patient.config, MAX_DEVICE_PACKET_BYTES)(wanted, client_id(patient))
+        return attempt(transport, wanted)
     except ConfigError as error:
         return fail(str(error), "see [broker] in the settings")
 
 
-def _client_id(patient: Patient) -> str:
+def client_id(patient: Patient) -> str:
     """Return the agent's own, which a broker may know; another while an agent is connected with it."""
     try:
         own = SigningKey.load(patient.folder.key).device_id
@@ -212,7 +212,7 @@ def _client_id(patient: Patient) -> str:
     return f"{own}-doctor" if patient.folder.in_use() else own
 
 
-def _try(transport: Transport, wanted: Broker) -> Finding:
+def attempt(transport: Transport, wanted: Broker) -> Finding:
     """Take one attempt to its end."""
     started = daemon.boottime_s()
     with closing(transport):

@@ -318,7 +318,7 @@ class Silent:
 def test_a_broker_that_never_answers_is_given_up(monkeypatch) -> None:
     monkeypatch.setattr(device, "ANSWER_S", 0.1)
     transport = Silent()
-    found = device._try(transport, Broker(host="h", port=1))
+    found = device.attempt(transport, Broker(host="h", port=1))
     assert found.verdict is FAIL
     assert "no answer from h:1" in found.found
     assert transport.closed
@@ -328,7 +328,7 @@ def test_the_attempt_ends_with_its_first_event() -> None:
     broken = Disconnected(reason="the broker at h:1 does not admit anybody: check the password")
     for event, verdict in ((Connected(), OK), (broken, FAIL)):
         transport = Silent(event)
-        assert device._try(transport, Broker(host="h", port=1)).verdict is verdict
+        assert device.attempt(transport, Broker(host="h", port=1)).verdict is verdict
         assert transport.closed
 
 
@@ -349,9 +349,9 @@ def test_waiting_tells_who_can_be_read_and_written() -> None:
 
 def test_a_running_agent_keeps_its_connection(folder) -> None:
     own = SigningKey.load(folder.key).device_id
-    assert device._client_id(patient(folder.path)) == own
+    assert device.client_id(patient(folder.path)) == own
     lock = folder.lock()
-    assert device._client_id(patient(folder.path)) == f"{own}-doctor"
+    assert device.client_id(patient(folder.path)) == f"{own}-doctor"
     os.close(lock)
 
 
