@@ -17,8 +17,8 @@ from typing import Final
 
 from fedclient import limits
 from fedclient.brokers import NodeSettings
-from fedclient.nodes.messages import Ack, Ask, NodeLabel, NodeSample
-from fedclient.nodes.receiver import Heard
+from fedclient.nodes.messages import Ack, Ask, Malformed, NodeLabel, NodeSample
+from fedclient.nodes.receiver import FORM, Heard
 from fedclient.nodes.window import Window
 from fedclient.samples.array import Array
 from fedclient.samples.nodes import NodeRow, NodeRows
@@ -121,8 +121,8 @@ class Intake:
             turn.counts[node, RATE] += 1
             return
         turn.windows[node], turn.changed[node] = (one.generation, window.take(said.counter)), None
-        if one.size > self._settings.max_message_bytes:
-            turn.counts[node, LARGE] += 1
+        if isinstance(said, Malformed) or one.size > self._settings.max_message_bytes:
+            turn.counts[node, FORM if isinstance(said, Malformed) else LARGE] += 1
             turn.gone.setdefault(node, []).append(said.counter)
         elif isinstance(said, NodeSample):
             self._sample(turn, one, said)

@@ -22,6 +22,9 @@ from fedclient.wire import cbor, fields
 NONCE_BYTES: Final = 8
 Label = int | str | None
 
+_SHORT_ARRAY: Final = 0x80  # head of an array of up to 23 elements
+_OPENING_BYTES: Final = 1 + NONCE_BYTES + 9  # a nonce, and a counter at its longest
+
 _TAGS: Final = {"int8": cbor.TAG_INT8, "int16": cbor.TAG_INT16_LE, "float32": cbor.TAG_FLOAT32_LE}
 _DTYPES: Final = {tag: dtype for dtype, tag in _TAGS.items()}
 _CODES: Final = {"int8": "b", "int16": "h", "float32": "f"}
@@ -63,6 +66,14 @@ class Ask:
     """Where does counting stand?"""
 
     nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A body that says nothing but whose message this is: enough to settle it."""
+
+    nonce: bytes
+    counter: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +167,14 @@ def decode_label(body: bytes) -> NodeLabel | Ask:
     if found.of >= found.counter:
         raise WireError(f"label {found.counter} is of sample {found.of}, which is not before it")
     return found
+
+
+def decode_malformed(body: bytes) -> Malformed:
+    """Read how a body begins that is no sample and no label; raises WireError where that is malformed too."""
+    if not body or not _SHORT_ARRAY <= body[0] <= _SHORT_ARRAY + 23:
+        raise WireError("a body is no short array")
+    (nonce, counter), _ = cbor.decode_sequence(body[1:], 2, max_bytes=_OPENING_BYTES)
+    return Malformed(_nonce(nonce), _counter(counter, "counter"))
 
 
 def encode_ack(ack: Ack) -> bytes:

@@ -15,7 +15,7 @@ from fedclient import limits
 from fedclient.errors import CryptoError, FinalError, WireError
 from fedclient.nodes import messages
 from fedclient.nodes.keys import NodeKeys, derive
-from fedclient.nodes.messages import Ask, NodeLabel, NodeSample
+from fedclient.nodes.messages import Ask, Malformed, NodeLabel, NodeSample
 from fedclient.nodes.registry import Node
 from fedclient.wire.topics import NodeTopics
 
@@ -35,7 +35,7 @@ class Heard:
 
     node: str
     generation: int
-    said: NodeSample | NodeLabel | Ask
+    said: NodeSample | NodeLabel | Ask | Malformed
     size: int  # of the message, in bytes
 
 
@@ -103,7 +103,15 @@ class Receiver:
         except CryptoError:
             raise _Refused(name, TAG) from None
         try:
-            said = messages.decode_sample(body) if kind == "sample" else messages.decode_label(body)
+            said = _read(kind, body)
         except WireError:
             raise _Refused(name, FORM) from None
         return Heard(node=name, generation=node.generation, said=said, size=len(message))
+
+
+def _read(kind: str, body: bytes) -> NodeSample | NodeLabel | Ask | Malformed:
+    """Return what a genuine body says; raises WireError where not even its counter can be read."""
+    try:
+        return messages.decode_sample(body) if kind == "sample" else messages.decode_label(body)
+    except WireError:
+        return messages.decode_malformed(body)

@@ -18,6 +18,7 @@ from fedclient.errors import ConfigError, StorageFull
 from fedclient.limits import MAX_NODE_PACKET_BYTES
 from fedclient.nodes import receiver
 from fedclient.nodes.intake import Intake
+from fedclient.nodes.keys import TAG_BYTES
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
@@ -324,6 +325,20 @@ def test_a_flood_of_forgeries_stores_nothing_and_is_counted(world: World) -> Non
     world.turn(node)
     assert len(world.stored) == 1
     assert world.counts("shed")["sent again"] == 3
+
+
+def test_a_node_with_a_bug_is_told_that_its_message_is_gone(world: World) -> None:
+    node = world.node("shed")
+    world.turn()
+    counter = node.sample(1)
+    topic, message = node.kept[counter]
+    node.kept[counter] = topic, node.keys.up.seal(topic, message[: -TAG_BYTES - 1])
+    node.sample(2)
+    node.send()
+    world.turn(node)
+    assert (node.kept, world.stored) == ({}, [([2.0], None)])
+    assert [ack.gone for ack in node.acks] == [(counter,)]
+    assert world.counts("shed") == {"stored": 1, receiver.FORM: 1}
 
 
 def test_the_plain_text_rule_is_the_transports(tmp_path: Path) -> None:

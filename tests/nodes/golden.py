@@ -220,6 +220,24 @@ RAW = {
         "a byte less": "838301010081",
     },
 }
+# What a node says and the device cannot settle: not even nonce and counter stand where they belong.
+UNSETTLED = {
+    "sample": {
+        "counter 0",
+        "counter beyond 2^53",
+        "negative counter",
+        "short nonce",
+        "nonce as text",
+        "a map",
+        "empty array",
+        "long head of the counter",
+        "long array head",
+        "indefinite array",
+        "nested arrays",
+        "reserved head",
+    },
+    "label": {"counter 0", "ask with a label"},
+}
 TOPIC_OF = {kind: getattr(TOPICS, kind)(NODE) for kind in ("sample", "label", "ack", "head")}
 
 
@@ -260,17 +278,17 @@ def _good_messages() -> list[dict[str, Any]]:
 
 
 def _bad_messages() -> list[dict[str, Any]]:
-    """What has a right tag, and a body that must be refused."""
-    found = [
-        {"kind": kind, "name": name, "message": seal(kind, encode(value)).hex()}
-        for kind, group in BAD.items()
-        for name, value in group.items()
+    """What has a right tag, and a body to refuse; `settles` is the counter that is taken all the same."""
+    written = [(kind, name, encode(value)) for kind, group in BAD.items() for name, value in group.items()]
+    written += [
+        (kind, name, bytes.fromhex(hex_)) for kind, group in RAW.items() for name, hex_ in group.items()
     ]
-    found += [
-        {"kind": kind, "name": name, "message": seal(kind, bytes.fromhex(body)).hex()}
-        for kind, group in RAW.items()
-        for name, body in group.items()
-    ]
+    found = []
+    for kind, name, body in written:
+        one = {"kind": kind, "name": name, "message": seal(kind, body).hex()}
+        if kind in UNSETTLED:
+            one["settles"] = None if name in UNSETTLED[kind] else {"sample": 1, "label": 2}[kind]
+        found.append(one)
     return found
 
 
@@ -305,7 +323,8 @@ def vectors() -> dict[str, Any]:
     return {
         "about": [
             "Messages of nodes and their device, byte for byte; docs/wire-format.md, section 14.",
-            "good: decodes to these fields and back to these bytes.  bad: a right tag, a body to refuse.",
+            "good: decodes to these fields and back to these bytes.  bad: a right tag, a body to refuse;",
+            "settles: the counter that the device takes and answers as gone, null where none can be read.",
             "forged: the tag is refused.  outputs: of the last layer, in units of 2^-16.",
         ],
         "federation": FEDERATION,

@@ -13,8 +13,9 @@ import pytest
 from fedclient.config import NodeSettings
 from fedclient.errors import StorageFull
 from fedclient.nodes import intake as counted
+from fedclient.nodes import receiver
 from fedclient.nodes.intake import Intake
-from fedclient.nodes.messages import Ack, Ask, NodeLabel
+from fedclient.nodes.messages import Ack, Ask, Malformed, NodeLabel
 from fedclient.nodes.receiver import Heard
 from fedclient.samples.nodes import NodeRows
 from fedclient.samples.store import SampleStore
@@ -175,6 +176,27 @@ def test_a_sample_larger_than_the_owner_allows_is_gone(store: SampleStore) -> No
     assert answer[1] == Ack(nonce=NONCE, next=4, gone=(1, 3))
     assert [counter for counter, _ in contents(store)] == [2]
     assert counts(store, taking)[counted.LARGE] == 1
+
+
+def malformed(counter: int) -> Heard:
+    return Heard(node="shed", generation=1, said=Malformed(NONCE, counter), size=50)
+
+
+def test_a_malformed_message_is_settled_once_and_stores_nothing(store: SampleStore) -> None:
+    taking = Intake(store, settings())
+    (answer,) = taking.commit([sample(1), malformed(2), sample(3), label(4, 2, "x")], 0.0)
+    assert answer[1] == Ack(nonce=NONCE, next=5, gone=(2, 4))
+    (answer,) = Intake(store, settings()).commit([malformed(2), sample(2)], 0.0)  # also after a restart
+    assert answer[1] == Ack(nonce=NONCE, next=5)
+    assert [counter for counter, _ in contents(store)] == [1, 3]
+    assert counts(store, taking) == {counted.STORED: 2, receiver.FORM: 1, counted.GONE: 1}
+
+
+def test_malformed_messages_have_no_rate_of_their_own(store: SampleStore) -> None:
+    taking = Intake(store, settings(max_per_second=1.0))
+    (answer,) = taking.commit([malformed(one) for one in range(1, 1031)], 0.0)
+    assert answer[1].next == 1025
+    assert counts(store, taking) == {receiver.FORM: 1024, counted.RATE: 6}
 
 
 def test_above_the_rate_nothing_is_taken_and_it_may_come_again(store: SampleStore) -> None:

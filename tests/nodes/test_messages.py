@@ -51,6 +51,17 @@ def test_a_body_that_the_page_does_not_allow_is_refused(one: dict[str, Any]) -> 
         opened(one["kind"], bytes.fromhex(one["message"]))
 
 
+@pytest.mark.parametrize("one", [one for one in named("bad") if "settles" in one.values[0]])
+def test_a_counter_that_can_be_read_is_settled_all_the_same(one: dict[str, Any]) -> None:
+    topic, most = golden.TOPIC_OF[one["kind"]], DECODE[one["kind"]][1]
+    body = golden.KEYS.up.open(topic, bytes.fromhex(one["message"]), most)
+    if one["settles"] is None:
+        with pytest.raises(WireError):
+            messages.decode_malformed(body)
+    else:
+        assert messages.decode_malformed(body) == messages.Malformed(golden.NONCE, one["settles"])
+
+
 @pytest.mark.parametrize("one", named("forged"))
 def test_a_tag_of_anything_else_is_refused(one: dict[str, Any]) -> None:
     with pytest.raises((CryptoError, WireError)):

@@ -9,7 +9,7 @@ import pytest
 from fedclient.limits import MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes import receiver
 from fedclient.nodes.keys import derive
-from fedclient.nodes.messages import encode_label, encode_sample
+from fedclient.nodes.messages import Malformed, encode_label, encode_sample
 from fedclient.nodes.receiver import Receiver
 from fedclient.nodes.registry import Node
 from tests.nodes import golden
@@ -47,6 +47,17 @@ def test_a_genuine_message_is_heard(ears: Receiver) -> None:
     assert ears.active == ["shed", "barn"]
 
 
+def test_a_malformed_body_is_heard_as_far_as_it_can_be_settled(ears: Receiver) -> None:
+    for kind, body in (("sample", BODY[:-1]), ("label", BODY)):
+        topic = getattr(golden.TOPICS, kind)("shed")
+        message = KEYS.up.seal(topic, body)
+        said = Malformed(golden.NONCE, SAMPLE.counter)
+        assert ears.open(topic, message) == receiver.Heard(
+            node="shed", generation=2, said=said, size=len(message)
+        )
+    assert not ears.refused  # it is counted with the commit that takes its counter
+
+
 BARN = golden.TOPICS.sample("barn")
 CASES = {
     "another node's topic": (BARN, KEYS.up.seal(TOPIC, BODY), ("barn", receiver.TAG)),
@@ -57,7 +68,7 @@ CASES = {
     "cut": (TOPIC, KEYS.up.seal(TOPIC, BODY)[:-1], ("shed", receiver.TAG)),
     "empty": (TOPIC, b"", ("shed", receiver.LENGTH)),
     "oversized": (TOPIC, bytes(MAX_NODE_SAMPLE_BYTES + 1), ("shed", receiver.LENGTH)),
-    "malformed": (TOPIC, KEYS.up.seal(TOPIC, b"\x80"), ("shed", receiver.FORM)),
+    "malformed from the start": (TOPIC, KEYS.up.seal(TOPIC, b"\x80"), ("shed", receiver.FORM)),
     "unknown": (golden.TOPICS.sample("nobody"), KEYS.up.seal(TOPIC, BODY), ("", receiver.UNKNOWN)),
     "revoked": (golden.TOPICS.sample("gone"), KEYS.up.seal(TOPIC, BODY), ("gone", receiver.REVOKED)),
     "an ack": (golden.TOPICS.ack("shed"), b"", ("", receiver.TOPIC)),
