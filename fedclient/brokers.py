@@ -63,7 +63,7 @@ class BrokerSettings:
 
     def password(self) -> str | None:
         """Read the password; raises ConfigError when others could read it too."""
-        return _password(self.password_file, "broker")
+        return read_password(self.password_file, "[broker] password_file")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,10 +109,10 @@ class NodeSettings:
 
     def password(self) -> str | None:
         """Read the password; raises ConfigError when others could read it too."""
-        return _password(self.password_file, "nodes")
+        return read_password(self.password_file, "[nodes] password_file")
 
 
-def _password(path: Path | None, section: str) -> str | None:
+def read_password(path: Path | None, named: str) -> str | None:
     """Return what the file holds; raises ConfigError when it cannot be read, or by others too."""
     if path is None:
         return None
@@ -123,4 +123,4 @@ def _password(path: Path | None, section: str) -> str | None:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: [{section}] password_file cannot be read: {reason}") from error
+        raise ConfigError(f"{path}: {named} cannot be read: {reason}") from error

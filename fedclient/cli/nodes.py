@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from fedclient.brokers import NodeSettings
+from fedclient.brokers import NodeSettings, read_password
 from fedclient.cli.agent import ANSWER_S
 from fedclient.client import console
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.errors import ConfigError, Unreachable, UsageError
 from fedclient.nodes import headfile, intake, receiver
+from fedclient.nodes.keys import TAG_BYTES
+from fedclient.nodes.messages import decode_head
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
+from fedclient.scheduler.check import duration
 from fedclient.transport.settings import is_loopback
 
 FORMAT = 1  # of what export-secrets prints
@@ -51,6 +57,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                 "--host",
                 metavar="HOST",
                 help="where the node finds the broker ([nodes] host); not on loopback",
+            )
+            verb.add_argument(
+                "--password-file",
+                type=Path,
+                metavar="FILE",
+                help="the node's password at that broker, of mode 0600; its user name there is NODE",
             )
         verb.set_defaults(run=function)
 
@@ -105,6 +117,8 @@ def export_secrets(args: argparse.Namespace) -> int:
         "port": broker.port,
         "tls": broker.tls,
     }
+    if args.password_file is not None:
+        told |= {"username": node.name, "password": read_password(args.password_file, "--password-file")}
     print(json.dumps(told))
     if is_loopback(host):
         print(f"fedclient: {host} is this machine itself: another one needs --host HOST", file=sys.stderr)
@@ -116,21 +130,12 @@ def list_nodes(args: argparse.Namespace) -> int:
     folder = open_folder(args.settings.state)
     if args.settings.nodes.enabled:
         _ask(folder)  # the agent writes down what it has counted
-    told = collect(folder)
+    told = collect(folder, personal=args.settings.nodes.personal)
     if args.json:
         print(json.dumps({"enabled": args.settings.nodes.enabled, "nodes": told}))
         return 0
     for one in told:
-        if one["generation"] is None:
-            name = one["node"] or "(strangers)"
-        else:
-            state = "revoked" if one["revoked"] else f"generation {one['generation']}"
-            name = f"{one['node']} ({state})"
-        print(f"{name:<34}{one['samples']} samples, {one['labelled']} labelled")
-        if one["head"]:
-            print(f"  head: {one['head']}")
-        for what, count in one["counts"].items():
-            print(f"  {what}: {count}")
+        print("\n".join(_lines(one)))
     if not told:
         print("no nodes: `fedclient nodes add NODE` adds one")
     if not args.settings.nodes.enabled:
@@ -138,15 +143,32 @@ def list_nodes(args: argparse.Namespace) -> int:
     return 0
 
 
-def collect(folder: DeviceFolder) -> list[dict[str, Any]]:
+def _lines(one: dict[str, Any]) -> Iterator[str]:
+    """Say of one node what its figures are."""
+    if one["generation"] is None:
+        name = one["node"] or "(strangers)"
+    else:
+        state = "revoked" if one["revoked"] else f"generation {one['generation']}"
+        name = f"{one['node']} ({state})"
+    line = f"{name:<34}{one['samples']} samples, {one['labelled']} labelled"
+    if one["newest_unix_s"] is not None:
+        line += f", the last {duration(max(0.0, time.time() - one['newest_unix_s']))} ago"
+    yield line
+    if one["head"] or one["head_note"]:
+        head = f"{one['head']}, {one['head_bytes']} bytes" if one["head"] else "none"
+        yield f"  head: {'; '.join(filter(None, (head, one['head_note'])))}"
+    yield from (f"  {what}: {count}" for what, count in one["counts"].items())
+
+
+def collect(folder: DeviceFolder, *, personal: bool = False) -> list[dict[str, Any]]:
     """Return each node with its figures; at its end who was heard of and is none."""
     known = Registry(folder.nodes).load()
+    heads = {name: name if personal else headfile.POOLED for name, node in known.items() if not node.revoked}
     with SampleStore(folder.samples) as store:
         stats = store.node_stats()
     found = []
     for name in [*sorted(known), *(name for name in stats if name not in known)]:
         node, figures = known.get(name), stats.get(name)
-        own = headfile.load(folder.node_heads, name) if node is not None else None
         found.append(
             {
                 "node": name,
@@ -154,11 +176,25 @@ def collect(folder: DeviceFolder) -> list[dict[str, Any]]:
                 "revoked": node is not None and node.revoked,
                 "samples": 0 if figures is None else figures.samples,
                 "labelled": 0 if figures is None else figures.labelled,
+                "newest_unix_s": None if figures is None else figures.newest_unix_s,
                 "counts": {} if figures is None else dict(figures.counts),
-                "head": None if own is None else own.why,
+                **_head(folder, heads.get(name)),
             }
         )
     return found
+
+
+def _head(folder: DeviceFolder, file: str | None) -> dict[str, Any]:
+    """Return which head a node gets, its length as a message, and what there is to say of it."""
+    found = None if file is None else headfile.load(folder.node_heads, file)
+    if found is None or not found.body:
+        return {"head": None, "head_bytes": None, "head_note": None if found is None else found.why or None}
+    version = decode_head(found.body).version
+    return {
+        "head": f"{version.generation}.{version.version}",
+        "head_bytes": len(found.body) + TAG_BYTES,
+        "head_note": found.why or None,
+    }
 
 
 def summary(folder: DeviceFolder) -> dict[str, Any]:

@@ -148,28 +148,29 @@ class NodeStats:
 
     samples: int
     labelled: int
+    newest_unix_s: int | None  # when the newest of them came, by a clock that may be wrong
     counts: Mapping[str, int]
 
 
 def stats(database: Database) -> dict[str, NodeStats]:
     """Return the figures of every node that was ever heard of; "" is who has no secret here."""
     stored = {
-        node: (samples, labelled)
-        for node, samples, labelled in database.execute(
-            "SELECT source, count(*), count(label) FROM samples WHERE counter IS NOT NULL GROUP BY source"
+        node: figures
+        for node, *figures in database.execute(
+            "SELECT source, count(*), count(label), max(created_unix_s) FROM samples"
+            " WHERE counter IS NOT NULL GROUP BY source"
         )
     }
     counts: dict[str, dict[str, int]] = {}
     for node, what, count in database.execute("SELECT node, what, count FROM node_count ORDER BY node, what"):
         counts.setdefault(node, {})[what] = count
-    return {
-        node: NodeStats(
-            samples=stored.get(node, (0, 0))[0],
-            labelled=stored.get(node, (0, 0))[1],
-            counts=counts.get(node, {}),
+    found = {}
+    for node in sorted({*stored, *counts}):
+        samples, labelled, newest = stored.get(node, (0, 0, None))
+        found[node] = NodeStats(
+            samples=samples, labelled=labelled, newest_unix_s=newest, counts=counts.get(node, {})
         )
-        for node in sorted({*stored, *counts})
-    }
+    return found
 
 
 def ids(database: Database, node: str) -> set[int]:

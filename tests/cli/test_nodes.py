@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from fedclient.cli.main import main
+from fedclient.nodes.headfile import POOLED, HeadFile
+from fedclient.nodes.keys import TAG_BYTES
+from fedclient.nodes.messages import NodeHead, NodeHeadVersion, NodeLayer, encode_head
 from fedclient.nodes.registry import Registry
 from fedclient.samples.array import as_array
 from fedclient.samples.nodes import NodeRow
@@ -66,6 +71,23 @@ def test_samples_cross_a_network_without_encryption_only_by_leave(nodes) -> None
     assert json.loads(out)["port"] == 8883
 
 
+def test_the_password_at_the_broker_goes_into_the_same_file(nodes, tmp_path) -> None:
+    nodes("add", "shed")
+    path = tmp_path / "shed.password"
+    path.write_text("open sesame\n")
+    path.chmod(0o600)
+    told = json.loads(nodes("export-secrets", "shed", "--password-file", str(path))[1])
+    assert (told["username"], told["password"]) == ("shed", "open sesame")
+    path.chmod(0o644)
+    code, out, err = nodes("export-secrets", "shed", "--password-file", str(path))
+    assert (code, out) == (1, "")
+    assert err.endswith("others may read this password (mode 0644): chmod 0600 it\n")
+    path.unlink()
+    code, out, err = nodes("export-secrets", "shed", "--password-file", str(path))
+    assert (code, out) == (1, "")
+    assert err.endswith("--password-file cannot be read: No such file or directory\n")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -92,7 +114,7 @@ def fill(folder) -> None:
                 )
                 for at, label in ((1, 4), (2, None))
             ],
-            0,
+            int(time.time()) - 190,
         )
         rows.count({("shed", "stored"): 2, ("shed", "wrong tag"): 3, ("", "unknown node"): 5})
 
@@ -104,7 +126,7 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
     fill(folder)
     assert nodes("list")[1].splitlines() == [
         "barn (revoked)                    0 samples, 0 labelled",
-        "shed (generation 1)               2 samples, 1 labelled",
+        "shed (generation 1)               2 samples, 1 labelled, the last 3 min ago",
         "  stored: 2",
         "  wrong tag: 3",
         "(strangers)                       0 samples, 0 labelled",
@@ -112,9 +134,11 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
     ]
     told = json.loads(nodes("list", "--json")[1])
     assert told["enabled"] is True
+    assert time.time() - told["nodes"][1].pop("newest_unix_s") < 600
     assert told["nodes"][1] == {
         "node": "shed", "generation": 1, "revoked": False, "samples": 2, "labelled": 1,
-        "counts": {"stored": 2, "wrong tag": 3}, "head": None,
+        "counts": {"stored": 2, "wrong tag": 3},
+        "head": None, "head_bytes": None, "head_note": None,
     }  # fmt: skip
     config = ["--config", str(tmp_path / "config.toml"), "--state", str(folder.path)]
     assert main([*config, "status", "--json"]) == 0
@@ -125,6 +149,35 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
         "nodes             1, 2 samples of theirs; refused: 3 wrong tag, 5 unknown node"
         in capsys.readouterr().out
     )
+
+
+def test_list_says_which_head_each_node_gets(folder, nodes) -> None:
+    for name in ("shed", "barn", "loft"):
+        nodes("add", name)
+    nodes("revoke", "loft")
+
+    def save(name: str, revision: int, why: str = "") -> int:
+        layer = NodeLayer(relu=False, weights=bytes(6), scales=b"\0\0\x80?" * 2, bias=bytes(8))
+        head = NodeHead(version=NodeHeadVersion(1, 3, revision), layers=(layer,), labels=())
+        body = b"" if why.startswith("the model") else encode_head(head)
+        HeadFile(adopted_sha256="", revision=revision, why=why, body=body).save(folder.node_heads, name)
+        return len(body) + TAG_BYTES
+
+    def heads(settings: str = "enabled = true") -> list[str]:
+        lines = nodes("list", settings=settings)[1].splitlines()
+        return [f"{before.split()[0]}{line}" for before, line in pairwise(lines) if "head: " in line]
+
+    assert heads() == []
+    size = save(POOLED, 0)
+    assert heads() == [f"barn  head: 1.3, {size} bytes", f"shed  head: 1.3, {size} bytes"]
+    assert heads("enabled = true\npersonal = true") == []
+    save("shed", 4, "tuned: right on 9 of 10")
+    save("loft", 4)
+    assert heads("enabled = true\npersonal = true") == [
+        f"shed  head: 1.3, {size} bytes; tuned: right on 9 of 10"
+    ]
+    save(POOLED, 5, "the model has a backbone")
+    assert heads()[0] == "barn  head: none; the model has a backbone"
 
 
 def test_where_nobody_listens_it_says_so(nodes) -> None:

@@ -83,6 +83,8 @@ def main():
         "fednode-" + settings["node"],
         settings["host"],
         settings["port"],
+        settings.get("username"),
+        settings.get("password"),
         keepalive=60,
         ssl=encrypted() if settings["tls"] else None,
     )
