@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from fedclient.brokers import BrokerSettings, NodeSettings
 from fedclient.config import Config
 from fedclient.errors import UsageError
 from fedclient.transport.base import Transport
@@ -23,53 +25,44 @@ def opener(config: Config, max_packet_bytes: int) -> Callable[[Broker, str], Tra
     """Return a function (broker, client id) -> transport with this config's credentials."""
 
     def open_transport(broker: Broker, client_id: str) -> Transport:
-        # paho is loaded only when there is somewhere to connect to
-        from fedclient.transport.mqtt import MqttTransport  # noqa: PLC0415
-        from fedclient.transport.settings import MqttSettings  # noqa: PLC0415
-
         own = config.broker
-        settings = MqttSettings(
-            broker=broker,
-            client_id=client_id,
-            username=own.username,
-            password=own.password(),
-            ca_file=_text(own.ca_file),
-            certificate_file=_text(own.cert_file),
-            key_file=_text(own.key_file),
-            allow_plaintext=own.allow_plaintext,
-            keepalive_s=own.keepalive_s,
-            connect_timeout_s=own.connect_timeout_s,
-            max_packet_bytes=max_packet_bytes,
-            mqtt_version=5 if own.mqtt_version == "5" else 3,
-        )
-        return MqttTransport(settings)
+        more = {
+            "connect_timeout_s": own.connect_timeout_s,
+            "max_packet_bytes": max_packet_bytes,
+            "mqtt_version": 5 if own.mqtt_version == "5" else 3,
+        }
+        return _transport(own, broker=broker, client_id=client_id, **more)
 
     return open_transport
 
 
 def nodes_opener(config: Config, max_packet_bytes: int) -> Callable[[str], Transport]:
-    """Return a function (client id) -> transport to the nodes' broker."""
+    """Return a function (client id) -> transport to the nodes' broker, with the credentials for that."""
 
     def open_transport(client_id: str) -> Transport:
-        from fedclient.transport.mqtt import MqttTransport  # noqa: PLC0415
-        from fedclient.transport.settings import MqttSettings  # noqa: PLC0415
-
         own = config.nodes
-        settings = MqttSettings(
-            broker=own.broker,
-            client_id=client_id,
-            username=own.username,
-            password=own.password(),
-            ca_file=_text(own.ca_file),
-            certificate_file=_text(own.cert_file),
-            key_file=_text(own.key_file),
-            allow_plaintext=own.allow_plaintext,
-            keepalive_s=own.keepalive_s,
-            max_packet_bytes=max_packet_bytes,
-        )
-        return MqttTransport(settings)
+        return _transport(own, broker=own.broker, client_id=client_id, max_packet_bytes=max_packet_bytes)
 
     return open_transport
+
+
+def _transport(own: BrokerSettings | NodeSettings, **more: Any) -> Transport:
+    """Open one with what both brokers' settings have; the files are read now."""
+    # paho is loaded only when there is somewhere to connect to
+    from fedclient.transport.mqtt import MqttTransport  # noqa: PLC0415
+    from fedclient.transport.settings import MqttSettings  # noqa: PLC0415
+
+    settings = MqttSettings(
+        username=own.username,
+        password=own.password(),
+        ca_file=_text(own.ca_file),
+        certificate_file=_text(own.cert_file),
+        key_file=_text(own.key_file),
+        allow_plaintext=own.allow_plaintext,
+        keepalive_s=own.keepalive_s,
+        **more,
+    )
+    return MqttTransport(settings)
 
 
 def _text(path: object) -> str | None:

@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from fedclient.client.node_heads import NodeHeads
@@ -50,7 +51,8 @@ class NodeLink:
     ) -> None:
         self._folder = folder
         self._config = config
-        self._transport = open_transport(client_id)
+        self._open_transport = partial(open_transport, client_id)
+        self._transport = self._open_transport()  # what cannot work is refused at the start
         self._registry = Registry(folder.nodes)
         self._receiver = Receiver(config.nodes.federation)
         self._store: SampleStore | None = None
@@ -152,6 +154,7 @@ class NodeLink:
         self._connect_s = None
         try:
             refuse_federation(self._folder, self._config)  # it may have joined one since
+            self._transport = self._open_transport()  # with the password that the file has by now
             self._transport.connect(self._now_s)
         except ConfigError as error:
             self._lost(str(error))

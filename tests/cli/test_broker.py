@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedclient import config
-from fedclient.cli.broker import opener, parse
-from fedclient.config import BrokerSettings
+from fedclient.cli.broker import nodes_opener, opener, parse
+from fedclient.config import BrokerSettings, NodeSettings
 from fedclient.errors import ConfigError, UsageError
 from fedclient.transport import settings
 from fedclient.transport.mqtt import MqttTransport, _Link
@@ -30,6 +30,14 @@ EVERY_KEY = {
     "keepalive_s": ("77", "keepalive_s", 77),
     "mqtt_version": ('"5"', "mqtt_version", 5),
     "connect_timeout_s": ("2.5", "connect_timeout_s", 2.5),
+}
+
+
+# of [nodes]: what makes its broker, and what is no matter of a connection
+NODES_ELSEWHERE = {"enabled", "federation", "personal", "host", "port", "tls"} | {
+    "max_message_bytes",
+    "max_per_second",
+    "max_samples",
 }
 
 
@@ -60,6 +68,21 @@ def test_every_key_arrives(tmp_path: Path) -> None:
         assert getattr(found, name) == expected, key
         default = next(one.default for one in fields(MqttSettings) if one.name == name)
         assert default != expected, f"{key}: the test shows nothing"
+
+
+def test_every_key_of_nodes_arrives(tmp_path: Path) -> None:
+    names = {one.name for one in fields(NodeSettings)} - NODES_ELSEWHERE
+    assert names <= EVERY_KEY.keys()
+    text = "".join(f"{key} = {EVERY_KEY[key][0]}\n" for key in names)
+    own = load(tmp_path, f"[nodes]\nhost = 'gateway.lan'\ntls = true\n{text}")
+    transport = nodes_opener(own, 1234)("device-1")
+    assert isinstance(transport, MqttTransport)
+    found = transport._settings
+    assert found.broker == Broker(host="gateway.lan", port=8883, tls=True)
+    assert (found.client_id, found.max_packet_bytes) == ("device-1", 1234)
+    for key in names:
+        _, name, wanted = EVERY_KEY[key]
+        assert getattr(found, name) == (wanted.format(folder=tmp_path) if isinstance(wanted, str) else wanted)
 
 
 def test_without_keys_the_connection_has_its_defaults(tmp_path: Path) -> None:

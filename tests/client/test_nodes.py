@@ -36,6 +36,7 @@ class World:
         self.config = Config(state=path, nodes=settings or NodeSettings(enabled=True, max_per_second=1e6))
         self.registry = Registry(self.folder.nodes)
         self.broker = MemoryBroker()
+        self.opened: list[str] = []
         self.now_s = 100.0
         self.link = self.start()
 
@@ -43,12 +44,16 @@ class World:
         link = NodeLink(
             self.folder,
             self.config,
-            lambda client_id: MemoryTransport(self.broker, client_id),
+            self.open_transport,
             "device",
             seed=1,
         )
         link.start(self.now_s)
         return link
+
+    def open_transport(self, client_id: str) -> MemoryTransport:
+        self.opened.append(client_id)
+        return MemoryTransport(self.broker, client_id)
 
     def node(self, name: str) -> Puppet:
         known = self.registry.load().get(name) or self.registry.add(name)
@@ -184,8 +189,10 @@ def test_a_disk_that_is_full_is_waited_for_and_nothing_is_said(world: World, mon
 def test_a_broker_that_comes_back_is_found_again(world: World) -> None:
     node = world.node("shed")
     world.turn()
+    opened = len(world.opened)
     world.broker.stop()
     world.turn(seconds=30)
+    assert len(world.opened) > opened  # anew each time: a password may have been changed
     assert world.link.notes == ["nodes: the broker in memory is stopped: start it"]
     node.sample(1)
     node.send()

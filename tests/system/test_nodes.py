@@ -9,10 +9,14 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedclient import limits
+from fedclient.cli import doctor_nodes
+from fedclient.cli.doctor_finding import Verdict
+from fedclient.config import load
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.slots import Slots
 from fedclient.nodes.messages import decode_head
@@ -22,11 +26,13 @@ from fedclient.testing.broker import Mosquitto
 from fedclient.transport.mqtt import MqttTransport
 from fedclient.transport.settings import MqttSettings
 from fedclient.values import Broker, HeadVersion
+from tests.cli.patients import patient
 from tests.nodes.puppet import Puppet
 from tests.system.commands import SETTINGS, Setup
 from tests.system.test_idle_imports import Watched, heavy
 from tests.trainer.setup import Bench
 from tests.trainer.test_node_heads import trained
+from tests.transport.certificates import make_pki, password_lines, tls_lines
 
 PATIENCE_S = 60.0
 
@@ -34,9 +40,9 @@ PATIENCE_S = 60.0
 class Shed:
     """A device with an agent, and nodes that talk to a real mosquitto."""
 
-    def __init__(self, path: Path, broker: Mosquitto) -> None:
+    def __init__(self, path: Path, broker: Mosquitto, more: str = "") -> None:
         self.broker = broker
-        settings = f"{SETTINGS}\n[nodes]\nenabled = true\nport = {broker.port}\nmax_per_second = 1000\n"
+        settings = f"{SETTINGS}\n[nodes]\nenabled = true\nport = {broker.port}\nmax_per_second = 1000\n{more}"
         self.setup = Setup(path / "state", settings)
         self.setup.ok("init")
         self.bench = Bench(DeviceFolder(path / "state"))
@@ -44,11 +50,11 @@ class Shed:
         self.agent = Watched("agent", words, path / "agent.log")
         self.nodes: list[Puppet] = []
 
-    def add(self, name: str) -> Puppet:
+    def add(self, name: str, **over: Any) -> Puppet:
         self.setup.ok("nodes", "add", name)
-        settings = MqttSettings(
-            broker=Broker(host="127.0.0.1", port=self.broker.port, tls=False), client_id=name
-        )
+        told = json.loads(self.setup.ok("nodes", "export-secrets", name))
+        broker = Broker(host=told["host"], port=told["port"], tls=told["tls"])
+        settings = MqttSettings(broker=broker, client_id=name, **over)
         node = Puppet(Registry(self.bench.folder.nodes).get(name), MqttTransport(settings))
         self.nodes.append(node)
         return node
@@ -177,6 +183,45 @@ def test_forgeries_leave_the_agent_alive_and_are_reported(shed: Shed) -> None:
     shed.pump(lambda: 3 in node.settled, "the third")
     assert shed.stored()["shed"] == [1, 2, 3]
     assert shed.agent.stop() == 0
+
+
+# What a mosquitto for nodes may be told: each node is the user of its name, and has its own topics alone.
+RIGHTS = (
+    "user device",
+    "topic read fl/v1/local/node/+/sample",
+    "topic read fl/v1/local/node/+/label",
+    "topic write fl/v1/local/node/+/ack",
+    "topic write fl/v1/local/node/+/head",
+    "pattern write fl/v1/local/node/%u/sample",
+    "pattern write fl/v1/local/node/%u/label",
+    "pattern read fl/v1/local/node/%u/ack",
+    "pattern read fl/v1/local/node/%u/head",
+)
+
+
+def test_the_nodes_broker_may_have_tls_and_passwords(tmp_path: Path, mosquitto: str) -> None:
+    pki, password = make_pki(tmp_path), tmp_path / "password"
+    password.touch(mode=0o600)
+    password.write_text("of the device\n")
+    users = password_lines(tmp_path, {"device": "of the device", "shed": "of the shed"}, *RIGHTS)
+    own = f"host = 'localhost'\ntls = true\nca_file = '{pki}/ca.pem'\nusername = 'device'\n"
+    with Mosquitto(mosquitto, config=tls_lines(pki, "server", *users)) as broker:
+        shed = Shed(tmp_path, broker, f"{own}password_file = '{password}'\n")
+        node = shed.add("shed", ca_file=f"{pki}/ca.pem", username="shed", password="of the shed")
+        shed.agent.start()
+        shed.pump(lambda: node.transport.connected, "a connection")
+        node.sample(1)
+        shed.pump(lambda: node.settled == {1}, "the first")
+        assert shed.stored() == {"shed": [1]}
+        config = load(shed.setup.config, {}, shed.bench.folder.path)
+        found = doctor_nodes.broker(patient(shed.bench.folder.path, config=config))
+        assert (found.verdict, "(TLS, " in found.found) == (Verdict.OK, True)
+        password.write_text("of nobody\n")
+        config = load(shed.setup.config, {}, shed.bench.folder.path)
+        found = doctor_nodes.broker(patient(shed.bench.folder.path, config=config))
+        assert found.found == f"the broker at localhost:{broker.port} does not admit the user 'device'"
+        assert shed.agent.stop() == 0
+        node.transport.close()
 
 
 def test_a_broker_of_the_federations_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from fedclient.testing.broker import Mosquitto
 from fedclient.transport.base import Connected, Delivered, Disconnected, Event, Received
 from fedclient.transport.mqtt import MqttTransport
 from fedclient.values import Broker
+from tests.transport.certificates import ANYBODY, make_pki, password_lines, tls_lines
 from tests.transport.drive import drive_one, now_s, settings
 
 pytestmark = pytest.mark.mosquitto
@@ -21,42 +20,7 @@ pytestmark = pytest.mark.mosquitto
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, certificates it signed, and one that somebody else signed."""
-    openssl = shutil.which("openssl")
-    if not openssl:
-        pytest.skip("LEFT OUT: openssl is not installed (apt-get install openssl)")
-    folder = tmp_path_factory.mktemp("pki")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
-
-    def new(name: str, *arguments: str) -> None:
-        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key")
-        run("req", *key, "-subj", f"/CN={name}", "-out", f"{name}.csr")
-        run("x509", "-req", "-in", f"{name}.csr", "-days", "2", "-out", f"{name}.pem", *arguments)
-
-    def authority(name: str) -> None:
-        (folder / f"{name}.ext").write_text(
-            "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"
-        )
-        new(name, "-signkey", f"{name}.key", "-extfile", f"{name}.ext")
-
-    def signed(name: str, san: str, by: str = "ca") -> None:
-        (folder / f"{name}.ext").write_text(f"subjectAltName={san}\n")
-        new(name, "-CA", f"{by}.pem", "-CAkey", f"{by}.key", "-CAcreateserial", "-extfile", f"{name}.ext")
-
-    authority("ca")
-    authority("other-ca")
-    signed("server", "DNS:localhost")
-    signed("elsewhere", "DNS:broker.example.org")
-    signed("client", "DNS:device")
-    signed("stranger", "DNS:device", by="other-ca")
-    run("ec", "-in", "client.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
-    return folder
-
-
-def tls_lines(pki: Path, server: str = "server", *more: str) -> list[str]:
-    return [f"certfile {pki}/{server}.pem", f"keyfile {pki}/{server}.key", "allow_anonymous true", *more]
+    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture
@@ -121,7 +85,7 @@ def test_a_tls_port_is_not_spoken_plainly_with(tls_broker: Mosquitto) -> None:
 
 
 def test_a_broker_may_know_its_clients_by_certificate(mosquitto: str, pki: Path) -> None:
-    lines = tls_lines(pki, "server", f"cafile {pki}/ca.pem", "require_certificate true")
+    lines = tls_lines(pki, "server", f"cafile {pki}/ca.pem", "require_certificate true", ANYBODY)
     ca = f"{pki}/ca.pem"
     with Mosquitto(mosquitto, config=lines) as broker:
         known = {"certificate_file": f"{pki}/client.pem", "key_file": f"{pki}/client.key"}
@@ -153,13 +117,8 @@ def test_files_that_cannot_work_are_refused_before_connecting(
 @pytest.fixture
 def guarded(mosquitto: str, tmp_path: Path) -> Iterator[Mosquitto]:
     """A broker that knows ann, and lets her read only what is hers."""
-    tool = shutil.which("mosquitto_passwd")
-    if not tool:
-        pytest.skip("LEFT OUT: mosquitto_passwd is not installed")
-    names, rights = tmp_path / "passwords", tmp_path / "rights"
-    subprocess.run([tool, "-b", "-c", str(names), "ann", "right"], check=True, capture_output=True)
-    rights.write_text("user ann\ntopic readwrite ann/#\n")
-    with Mosquitto(mosquitto, config=[f"password_file {names}", f"acl_file {rights}"]) as broker:
+    lines = password_lines(tmp_path, {"ann": "right"}, "user ann", "topic readwrite ann/#")
+    with Mosquitto(mosquitto, config=lines) as broker:
         yield broker
 
 
