@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fedclient.samples.array import Array
 from fedclient.samples.label import Label
@@ -18,24 +18,6 @@ if TYPE_CHECKING:
 
 Put = Callable[[Sequence[tuple[Array, Label, tuple[int | None, ...]]], tuple[str, bool, int]], None]
 Delete = Callable[[Sequence[tuple[int, int]]], None]
-
-SCHEMA: Final = """
-    ALTER TABLE samples ADD COLUMN generation INTEGER;     -- these three: of a node's sample, else null
-    ALTER TABLE samples ADD COLUMN counter INTEGER;
-    ALTER TABLE samples ADD COLUMN label_counter INTEGER;  -- of the message that labelled it
-    CREATE UNIQUE INDEX of_node ON samples(source, generation, counter) WHERE counter IS NOT NULL;
-    CREATE TABLE node_window(
-        node TEXT PRIMARY KEY, generation INTEGER NOT NULL, floor INTEGER NOT NULL, taken BLOB NOT NULL
-    );
-    CREATE TABLE node_label(  -- of samples that have not come yet
-        node TEXT NOT NULL, of INTEGER NOT NULL, counter INTEGER NOT NULL, label,
-        PRIMARY KEY(node, of)
-    );
-    CREATE TABLE node_count(
-        node TEXT NOT NULL, what TEXT NOT NULL, count INTEGER NOT NULL,
-        PRIMARY KEY(node, what)
-    );
-    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedclient import config, storage
 from fedclient.errors import DataError, StorageDamaged, StorageFull
-from fedclient.samples import nodes, selection
+from fedclient.samples import nodes, schema, selection
 from fedclient.samples.array import Array, as_array
 from fedclient.samples.label import Label, as_label, as_text
 
@@ -46,31 +46,6 @@ MAX_SOURCE_BYTES: Final = 128
 _NO_NODE: Final = (None, None, None)
 _PURGED_ROWS: Final = 256  # in one transaction, which must stay short ...
 _PURGED_BYTES: Final = 256 * 1024  # ... and must find room in the log on a full disk
-
-_SCHEMA: Final = (
-    """
-    CREATE TABLE samples(
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        source TEXT NOT NULL,
-        label,                             -- integer, text or null
-        holdout INTEGER NOT NULL,
-        hash BLOB NOT NULL,                -- of dtype, shape and data
-        created_unix_s INTEGER NOT NULL,   -- for people; the clock may be wrong
-        bytes INTEGER NOT NULL,
-        dtype TEXT NOT NULL,
-        shape TEXT NOT NULL,
-        data BLOB NOT NULL
-    );
-    CREATE INDEX usable ON samples(hash, id, label, holdout) WHERE label IS NOT NULL AND holdout = 0;
-    CREATE TABLE store(
-        rows INTEGER NOT NULL, bytes INTEGER NOT NULL, dropped INTEGER NOT NULL, damaged INTEGER NOT NULL,
-        epoch INTEGER NOT NULL, max_rows INTEGER NOT NULL, max_bytes INTEGER NOT NULL
-    );
-    INSERT INTO store VALUES (0, 0, 0, 0, random() & 0x1fffffffffff, 50000, 512 << 20);
-    """,
-    "ALTER TABLE store ADD COLUMN held_out INTEGER NOT NULL DEFAULT 0;",
-    nodes.SCHEMA,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -318,7 +293,7 @@ class SampleStore:
 
     def _open(self, *, check: bool) -> None:
         self._database, self.quarantined = storage.Database.open_or_quarantine(
-            self.path, migrations=_SCHEMA, mode=FILE_MODE, check=check
+            self.path, migrations=schema.MIGRATIONS, mode=FILE_MODE, check=check
         )
         if self.quarantined:
             storage.remove_database(features_path(self.path))  # the new store's ids start at 1 again

@@ -1,4 +1,4 @@
-"""The tables of nodes in the sample store: older stores get them, and what is a node's stays apart."""
+"""The tables of nodes in the sample store: what is a node's stays apart."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fedclient import storage
-from fedclient.samples import store as stores
 from fedclient.samples.array import as_array
 from fedclient.samples.nodes import NodeRow
 from fedclient.samples.store import SampleStore
@@ -18,23 +16,6 @@ def row(counter: int, label: int | None = None) -> NodeRow:
     return NodeRow(
         node="shed", generation=1, counter=counter, label_counter=counter, array=as_array([1.0]), label=label
     )
-
-
-def test_a_store_from_before_gets_the_tables_and_keeps_its_samples(tmp_path: Path) -> None:
-    path = tmp_path / "samples.db"
-    old = storage.Database.open(path, migrations=stores._SCHEMA[:2], mode=0o660)
-    old.execute(
-        "INSERT INTO samples(source, holdout, hash, created_unix_s, bytes, dtype, shape, data)"
-        " VALUES ('app', 0, ?, 0, 1, 'uint8', '1', x'07')",
-        (stores._hash("uint8", "1", b"\x07"),),
-    )
-    old.close()
-    with SampleStore(path) as store:
-        assert [one.array.data for one in store.read([1])] == [b"\x07"]
-        assert store.node_stats() == {}
-        with store.node_rows() as rows:
-            rows.add([row(1)], 0)
-        assert store.node_stats()["shed"].samples == 1
 
 
 def test_a_counter_is_stored_once_whoever_forgets(tmp_path: Path) -> None:
