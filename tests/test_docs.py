@@ -3,8 +3,11 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,23 +23,28 @@ from fedclient.scheduler.policy import Gate
 from fedclient.testing.broker import Mosquitto
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+PAGES += sorted(path for folder in ("docs", "examples") for path in (ROOT / folder).rglob("*.md"))
 README = (ROOT / "README.md").read_text()
 MODELS = (ROOT / "docs" / "models.md").read_text()
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(text: str, kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_link_leads_somewhere(page) -> None:
     missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_path_in_code_quotes_exists(page) -> None:
     quoted = re.findall(r"`((?:fedclient|tests|tools|docs|examples|hardware)/[\w./-]+)`", page.read_text())
     missing = [path for path in quoted if not (ROOT / path).exists()]
@@ -154,18 +162,27 @@ def test_the_api_in_ten_lines_runs(tmp_path, capsys) -> None:
     assert capsys.readouterr().out == "now predicting with 1.2\n"
 
 
-def run_in(folder: Path, home: dict[str, str], script: str) -> str:
-    done = subprocess.run(
-        ["bash", "-c", f"set -e\n{script}"],
-        cwd=folder,
-        env=home | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_in(folder: Path, home: dict[str, str], script: str, deadline_s: float = 240) -> str:
+    """Run commands of a document; whatever they left running ends with them."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            ["bash", "-c", f"set -e\n{script}"],
+            cwd=folder,
+            env=home | {"PYTHONPATH": str(ROOT)},
+            stdout=out,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(deadline_s)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        out.seek(0)
+        errors.seek(0)
+        assert code == 0, errors.read()
+        return out.read()
 
 
 def test_the_worked_example_with_a_model_runs_as_it_stands(home, shared, tmp_path) -> None:
@@ -209,7 +226,7 @@ def test_every_verb_of_the_documents_is_a_verb() -> None:
 
     for page in PAGES:
         for verb in re.findall(r"`fedclient ([a-z][a-z-]+)", page.read_text()):
-            assert verb in VERBS or page.parent.name == "adr", f"{page.name}: fedclient {verb}"
+            assert verb in VERBS or page.parent.name == "adr", f"{named(page)}: fedclient {verb}"
 
 
 def test_the_plan_of_the_documents_is_the_default_and_explains_every_key(tmp_path) -> None:
