@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import inf, isinf
 from selectors import EVENT_READ
+from typing import Final
 
 from fedclient.client.child import Child, describe
 from fedclient.config import Config
@@ -20,12 +22,17 @@ from fedclient.nodes.headfile import POOLED, HeadFile, NodeHeadArguments
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 600.0  # a head of one layer takes half a second; tuning of many nodes takes longer
-AGAIN_S = 300.0  # after a child that failed
+PATIENCE_S: Final = 600.0  # a head of one layer takes half a second; tuning of many nodes takes longer
+AGAIN_S: Final = 300.0  # after a child that failed
+LOOK_S: Final = 1.0  # while a child works: whether something speaks against it now
+LOOK_AGAIN_S: Final = 60.0  # while something keeps a child back
+GROWTH_S: Final = 3600.0  # between two times that heads are tuned anew because nodes gave more labels
+
+HeldBack = Callable[[], str]  # why no child may work now; empty when one may
 
 
 class NodeHeads:
-    """The files of heads, kept up with `current/`."""
+    """The files of heads, kept up with `current/`, and heads of nodes' own with what these have learned."""
 
     def __init__(self, folder: DeviceFolder, config: Config) -> None:
         self._folder = folder
@@ -33,9 +40,11 @@ class NodeHeads:
         self._slots = Slots(folder.current)
         self._files: dict[str, HeadFile | None] = {}
         self._seen: object = None  # of the slot and the nodes, when everything was in order
+        self._outgrown: set[str] = set()  # whose own heads are to be made anew
         self._child: Child | None = None
-        self._making: object = None
-        self._not_before_s = 0.0
+        self._look_s: float | None = None  # when to look after the child, or whether one may work now
+        self._not_before_s = -inf
+        self._not_grown_before_s = -inf
         self.why = ""  # what there is to say of them
 
     def interests(self) -> dict[int, int]:
@@ -43,26 +52,39 @@ class NodeHeads:
         return {} if self._child is None else {self._child.gone_descriptor: EVENT_READ}
 
     def deadline_s(self) -> float | None:
-        """When a child has had time enough."""
-        return None if self._child is None else self._child.kill_at_s
+        """When to look after a child, or for a good moment to start one; None: there is nothing to do."""
+        return self._look_s
 
-    def service(self, ready: Collection[int], nodes: Sequence[str], now_s: float, *, alone: bool) -> bool:
+    def service(
+        self, ready: Collection[int], nodes: Sequence[str], now_s: float, held_back: HeldBack
+    ) -> bool:
         """Look after the files; True when there are new ones to send."""
         if self._child is not None:
-            if self._child.gone_descriptor in ready:
-                return self._ended(now_s)
-            if now_s >= self._child.kill_at_s:
-                self._child.kill()
-            return False
+            return self._look_after(self._child, ready, now_s, held_back)
         wanted = (self._mark(), tuple(nodes))
-        if not nodes or wanted == self._seen or not alone or now_s < self._not_before_s:
+        if not nodes or now_s < self._not_before_s or (wanted == self._seen and not self._outgrown):
             return False
-        if not self._missing(nodes):
+        if self._look_s is not None and now_s < self._look_s:
+            return False
+        self._look_s = None
+        names = self._missing(nodes)
+        if not names:
             self._seen = wanted
-            return False
-        self._start(nodes, now_s)
-        self._making = wanted
+        elif why := held_back():
+            log.info("no heads for nodes are made now: %s", why)
+            self._look_s = now_s + LOOK_AGAIN_S
+        else:
+            self._start(names, now_s)
         return False
+
+    def committed(self, labels: Callable[[], Mapping[str, int]], now_s: float) -> None:
+        """See which nodes have outgrown their heads; `labels` counts those that each has given."""
+        if not self._config.nodes.personal or self._child is not None or now_s < self._not_grown_before_s:
+            return
+        given, least = labels(), self._config.adoption.min_samples
+        for name, file in self._files.items():
+            if file is not None and file.is_outgrown(given.get(name, 0), least):
+                self._outgrown.add(name)
 
     def stop(self) -> None:
         """End a child; what it had not finished is done by the next."""
@@ -99,26 +121,31 @@ class NodeHeads:
                 marks.append((found.st_ino, found.st_mtime_ns))
         return tuple(marks)
 
-    def _missing(self, nodes: Sequence[str]) -> bool:
-        """Whether a file is not of the head that apps have now."""
+    def _missing(self, nodes: Sequence[str]) -> tuple[str, ...]:
+        """Return the files to make: those that are not of the head that apps have now, or outgrown."""
         try:
             slot = self._slots.active()
         except FedClientError as error:
             log.warning("%s", error)
-            return False
+            return ()
         if slot is None:
-            return False
+            return ()
         names = nodes if self._config.nodes.personal else (POOLED,)
         self._files = {name: headfile.load(self._folder.node_heads, name) for name in names}
         self.why = next((one.why for one in self._files.values() if one is not None and not one.body), "")
-        return any(one is None or one.adopted_sha256 != slot.head_sha256 for one in self._files.values())
+        self._outgrown &= set(names)
+        return tuple(
+            name
+            for name, file in self._files.items()
+            if file is None or file.adopted_sha256 != slot.head_sha256 or name in self._outgrown
+        )
 
-    def _start(self, nodes: Sequence[str], now_s: float) -> None:
+    def _start(self, names: tuple[str, ...], now_s: float) -> None:
         trainer, adoption = self._config.trainer, self._config.adoption
         arguments = NodeHeadArguments(
             parent=os.getpid(),
             state=str(self._folder.path),
-            nodes=tuple(nodes) if self._config.nodes.personal else (),
+            nodes=names if self._config.nodes.personal else (),
             tuned_epochs=adoption.finetune_epochs,
             min_judged=adoption.min_samples,
             feature_batch=None,
@@ -128,15 +155,33 @@ class NodeHeads:
             memory_mib=trainer.memory_mib,
             verbose=log.isEnabledFor(logging.INFO),
         )
+        if self._outgrown:
+            self._outgrown, self._not_grown_before_s = set(), now_s + GROWTH_S
         try:
             self._child = Child(arguments, now_s + PATIENCE_S)
         except OSError as error:
             self._failed(f"no child could be started: {error.strerror}", now_s)
+        else:
+            self._look_s = now_s + LOOK_S
 
-    def _ended(self, now_s: float) -> bool:
-        assert self._child is not None  # noqa: S101 - for the type checker
-        code, self._child = self._child.finish(), None
-        if code:
+    def _look_after(self, child: Child, ready: Collection[int], now_s: float, held_back: HeldBack) -> bool:
+        if child.gone_descriptor in ready:
+            self._child, self._look_s = None, None
+            return self._ended(child, now_s)
+        if now_s >= child.kill_at_s:
+            child.kill()
+        elif self._look_s is not None and now_s >= self._look_s:
+            self._look_s = now_s + LOOK_S
+            if why := held_back():
+                log.info("the heads for nodes wait: %s", why)
+                child.cut_off()
+        if isinf(child.kill_at_s):
+            self._look_s = None  # it was ended, and tells when it is gone
+        return False
+
+    def _ended(self, child: Child, now_s: float) -> bool:
+        code = child.finish()
+        if code and not child.was_cut_off:
             self._failed(f"the heads of nodes were not written: {describe(code)}", now_s)
             return False
         self._files, self._seen = {}, None  # read anew: something may have changed meanwhile

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from fedclient.client.node_heads import NodeHeads
+from fedclient.client.node_heads import HeldBack, NodeHeads
 from fedclient.client.timers import Backoff
 from fedclient.config import Config
 from fedclient.device import enrolment
@@ -85,8 +85,8 @@ class NodeLink:
             due.append(self._due_s)
         return min((at_s for at_s in due if at_s is not None), default=None)
 
-    def service(self, ready: Collection[int], now_s: float, *, alone: bool) -> None:
-        """Do what is due; `alone`: no trainer runs, so that a child of ours may."""
+    def service(self, ready: Collection[int], now_s: float, held_back: HeldBack) -> None:
+        """Do what is due; `held_back` says why a child of ours may not work now."""
         self._now_s = now_s
         if self._connect_s is not None and now_s >= self._connect_s:
             self._connect()
@@ -103,7 +103,7 @@ class NodeLink:
                 self._hear(event)
         if self._pending and now_s >= self._due_s:
             self._commit()
-        if self._heads.service(ready, self._receiver.active, now_s, alone=alone):
+        if self._heads.service(ready, self._receiver.active, now_s, held_back):
             self._send_heads()
 
     def stop(self) -> None:
@@ -137,9 +137,9 @@ class NodeLink:
             self._unreadable, nodes = str(error), {}
         else:
             self._unreadable = ""
+            self._heads.remove_others({node.name for node in nodes.values() if not node.revoked})
         self._receiver.know(nodes)
         self._revoked = [node.name for node in nodes.values() if node.revoked]
-        self._heads.remove_others(set(self._receiver.active))
         self._send_heads()
 
     def flush(self) -> None:
@@ -215,6 +215,7 @@ class NodeLink:
             intake.refused(self._receiver.take_refused())
             for node, ack in intake.commit(pending, self._now_s):
                 self._answer(node, ack)
+            self._heads.committed(intake.labels, self._now_s)
         except FedClientError as error:
             self._stumble(error)
 

@@ -9,10 +9,12 @@ devices save the memory and the time at the start.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedclient.client import answers
 from fedclient.client.agent import Agent
+from fedclient.client.conditions import KEEPS_JUDGES_BACK
 from fedclient.client.console import Console, Request
 from fedclient.config import Config
 from fedclient.device.folder import DeviceFolder
@@ -67,7 +69,7 @@ class DeviceService:
         self._now_s = now_s
         self.agent.service(ready, now_s)
         if self._nodes is not None:
-            self._nodes.service(ready, now_s, alone=self.agent.work.child is None)
+            self._nodes.service(ready, now_s, self._held_back)
         self._console.service(ready)
         self._record()
         if self._metrics is not None and self._metrics.due(now_s):
@@ -89,6 +91,13 @@ class DeviceService:
             return answers.answer(self.agent, request, self._now_s)
         self._nodes.asked()
         return answers.answer(self.agent, request, self._now_s, self._nodes.notes)
+
+    def _held_back(self) -> str:
+        """Return why no head is made for nodes now: one trainer at a time, and what keeps judges back."""
+        work = self.agent.work
+        if work.child is not None:
+            return "a trainer runs"
+        return work.conditions.held_back(work.doing(self.agent.state), self._now_s, KEEPS_JUDGES_BACK)
 
     def _record(self) -> None:
         """Note what the agent has read; where that is too long ago, read."""
@@ -135,7 +144,8 @@ def _nodes(
         return None
     from fedclient.client.nodes import NodeLink  # noqa: PLC0415 - see above
 
-    return NodeLink(folder, config, open_transport, agent.device_id)
+    on_this_board = replace(config, trainer=config.trainer_on(agent.work.conditions.profile))
+    return NodeLink(folder, on_this_board, open_transport, agent.device_id)
 
 
 def _metrics(config: Config) -> Metrics | None:

@@ -1,7 +1,7 @@
 """The heads that nodes get, as files: a child that has NumPy writes them, the agent sends them.
 
 `<state>/nodes/` (0700: a head for one node never leaves this machine but to that node) has one file for
-all nodes, `pooled`, or one for each, by its name.  A file is a line of JSON, that says what it was made of,
+all nodes, `_pooled`, or one for each, by its name.  A file is a line of JSON, that says what it was made of,
 and the body of a `head` message; an empty body says, in `why`, that there is none to be had.
 """
 
@@ -17,8 +17,9 @@ from fedclient.errors import StorageError, WireError
 from fedclient.nodes.messages import decode_head
 from fedclient.storage import disk_errors, make_folder, read_file, write_file
 
-POOLED: Final = "pooled"
+POOLED: Final = "_pooled"  # which is no name of a node
 _HEADER_MAX_BYTES: Final = 4096
+_KINDS: Final = {"adopted_sha256": str, "revision": int, "why": str, "labels": int, "examples": int}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +28,7 @@ class NodeHeadArguments:
 
     parent: int  # process id of the agent
     state: str
-    nodes: tuple[str, ...]  # a head for each, tuned on its samples; none: one for all
+    nodes: tuple[str, ...]  # a head for each is made, tuned on its samples; none: one for all
     tuned_epochs: int
     min_judged: int  # held-out samples of a node, to keep a tuned head only where it is not worse
     feature_batch: int | None
@@ -46,6 +47,16 @@ class HeadFile:
     revision: int
     why: str  # what there is to say, for `fedclient status`
     body: bytes
+    labels: int = 0  # how many the node had given when it was made
+    examples: int = 0  # how many samples of the node it was tuned and judged on
+
+    def is_outgrown(self, labels: int, least: int) -> bool:
+        """Whether a node that has given so many labels by now has enough new ones to tune its head anew.
+
+        Half as many as there were samples, `least` at the least: so it is seldom done, and ever more seldom
+        as long as all samples are kept.  A count that fell is of another store.
+        """
+        return not 0 <= labels - self.labels < max(least, self.examples // 2)
 
     def save(self, folder: Path, name: str) -> None:
         """Put it in the place of the one before."""
@@ -66,6 +77,8 @@ def load(folder: Path, name: str) -> HeadFile | None:
                 return None
         line, _, body = read_file(path, _HEADER_MAX_BYTES + limits.MAX_NODE_HEAD_BYTES).partition(b"\n")
         found = HeadFile(**json.loads(line), body=body)
+        if any(type(getattr(found, name)) is not kind for name, kind in _KINDS.items()):
+            return None
         if body:
             decode_head(body)
     except (StorageError, WireError, ValueError, TypeError, RecursionError):

@@ -26,7 +26,7 @@ from fedclient.samples.store import SampleStore
 
 # What is counted beside the receiver's reasons; the words are in `fedclient status`.
 STORED: Final = "stored"
-LABELLED: Final = "labels"
+LABELLED: Final = "labels"  # that came, with a sample or later; one that is corrected comes again
 AGAIN: Final = "sent again"  # a node that has not had its answer, or somebody who repeats it
 RATE: Final = "above the rate"
 LARGE: Final = "larger than allowed"
@@ -84,6 +84,10 @@ class Intake:
             with self._store.node_rows() as rows:
                 rows.count(self._uncounted)
             self._uncounted = Counter()
+
+    def labels(self) -> dict[str, int]:
+        """Return how many labels each node has given."""
+        return self._store.node_counts(LABELLED)
 
     def commit(self, heard: Sequence[Heard], now_s: float) -> list[tuple[str, Ack]]:
         """Store it all, and return who is to hear what.
@@ -148,6 +152,8 @@ class Intake:
         if one.node not in turn.waiting:
             turn.waiting[one.node] = turn.rows.waiting(one.node)
         given = (sample.counter, sample.label)
+        if sample.label is not None:
+            turn.counts[one.node, LABELLED] += 1
         if (waited := turn.waiting[one.node].pop(sample.counter, None)) is not None:
             given = waited
             turn.rows.waited(one.node, sample.counter)

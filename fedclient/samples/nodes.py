@@ -155,6 +155,11 @@ def stats(database: Database) -> dict[str, NodeStats]:
     return found
 
 
+def counted(database: Database, what: str) -> dict[str, int]:
+    """Return how often this was counted, by node."""
+    return dict(database.execute("SELECT node, count FROM node_count WHERE what = ?", (what,)))
+
+
 def ids(database: Database, node: str) -> set[int]:
     """Return the ids of a node's samples, of all its generations."""
     rows = database.execute("SELECT id FROM samples WHERE source = ? AND counter IS NOT NULL", (node,))

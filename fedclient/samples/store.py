@@ -271,6 +271,10 @@ class SampleStore:
         """Count what nodes sent, by their names."""
         return nodes.stats(self._database)
 
+    def node_counts(self, what: str) -> dict[str, int]:
+        """Return how often this was counted of each node."""
+        return nodes.counted(self._database, what)
+
     def of_node(self, node: str) -> set[int]:
         """Return the ids of a node's samples."""
         return nodes.ids(self._database, node)

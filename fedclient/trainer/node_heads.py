@@ -24,6 +24,7 @@ from fedclient.errors import DataError, ModelError
 from fedclient.model.options import VARIANCE_FLOOR
 from fedclient.nodes import headfile
 from fedclient.nodes.headfile import POOLED, HeadFile, NodeHeadArguments
+from fedclient.nodes.intake import LABELLED
 from fedclient.nodes.keys import TAG_BYTES
 from fedclient.nodes.messages import NodeHead, NodeHeadVersion, NodeLayer, encode_head
 from fedclient.runtime import TrainableModel
@@ -44,7 +45,7 @@ Dense = tuple[NDArray[np.float64], NDArray[np.float64]]  # weights [rows, column
 
 
 def run(arguments: NodeHeadArguments, should_stop: Callable[[], bool]) -> int:
-    """Write the files that are not of the head that apps have now; returns the exit code."""
+    """Write the files that were asked for; returns the exit code."""
     maker = _Maker(arguments, should_stop)
     for name in arguments.nodes or (POOLED,):
         if should_stop():
@@ -65,50 +66,64 @@ class _Maker:
         self._model, self._why = _loaded(model, self._adopted, arguments.threads)
 
     def make(self, name: str) -> None:
-        """Write one file, unless it is of this head already."""
-        folder = self._folder.node_heads
+        """Write one file."""
+        folder, labels = self._folder.node_heads, self._labels(name)  # counted before samples are read
         before = headfile.load(folder, name)
-        if before is not None and before.adopted_sha256 == self._slot.head_sha256:
-            return
-        revision, why, body = before.revision + 1 if before else 0, self._why, b""
+        why, examples, revision, body = self._why, 0, before.revision if before else 0, b""
         if self._model is not None:
             try:
                 self._model.set_weights(self._adopted)
                 if name != POOLED:
-                    why = self._tune(name)
+                    why, examples = self._tune(self._model, name)
+                if self._should_stop():
+                    return  # half tuned is no answer; it is asked again
                 body = body_of(self._model, self._slot, revision)
+                if before and body != before.body:  # nodes take no other head under the same number
+                    revision += 1
+                    body = body_of(self._model, self._slot, revision)
             except ModelError as error:
-                why = str(error)
+                why, body = str(error), b""
         log.info("head %s for %s: %s", self._slot.version, name, why or "written")
-        made = HeadFile(adopted_sha256=self._slot.head_sha256, revision=revision, why=why, body=body)
+        made = HeadFile(
+            adopted_sha256=self._slot.head_sha256,
+            revision=revision,
+            why=why,
+            body=body,
+            labels=labels,
+            examples=examples,
+        )
         made.save(folder, name)
 
-    def _tune(self, node: str) -> str:
-        """Train the model's head on a node's samples; set the adopted one again if that is not better."""
-        assert self._model is not None  # noqa: S101 - asked with a model only
+    def _labels(self, name: str) -> int:
+        if name == POOLED:
+            return 0
+        with SampleStore(self._folder.samples) as store:
+            return store.node_counts(LABELLED).get(name, 0)
+
+    def _tune(self, model: TrainableModel, node: str) -> tuple[str, int]:
+        """Train the model's head on a node's samples; set the adopted one again if that is not better.
+
+        Returns what came of it, and on how many samples that rests.
+        """
         manifest = self._manifest()
         if manifest is None:
-            return "the adopted head: its manifest is gone"
-        least = self._arguments.min_judged
-        try:
-            training = self._examples(node, manifest, holdout=False)
-            held = self._examples(node, manifest, holdout=True)
-        except DataError:
-            return f"the adopted head: no {least} samples of this node to tune on, and to judge on"
-        if min(len(training), len(held)) < least:
-            return f"the adopted head: no {least} samples of this node to tune on, and to judge on"
-        theirs = measure(self._model, held)
+            return "the adopted head: its manifest is gone", 0
+        training = self._examples(model, node, manifest, holdout=False)
+        held = self._examples(model, node, manifest, holdout=True)
+        least, used = self._arguments.min_judged, len(training or ()) + len(held or ())
+        if training is None or held is None or min(len(training), len(held)) < least:
+            return f"the adopted head: no {least} samples of this node to tune on, and to judge on", used
+        theirs = measure(model, held)
         plan = replace(manifest.plan, epochs=self._arguments.tuned_epochs, mu=0.0)
-        tuning = HeadTraining(model=self._model, examples=training, plan=plan, seed=_SEED)
+        tuning = HeadTraining(model=model, examples=training, plan=plan, seed=_SEED)
         done = tuning.run(self._should_stop, lambda _: None)
-        ours = measure(self._model, held)
-        verdict, why = decide(ours, theirs, self._model.classes, margin=0.0)
+        ours = measure(model, held)
+        verdict, why = decide(ours, theirs, model.classes, margin=0.0)
         if not done or verdict is not Verdict.ADOPTED:
-            self._model.set_weights(self._adopted)
-            return f"the adopted head: {why}"
-        return (
-            f"tuned: right on {ours.accuracy:.1%} of {len(held)}, the adopted head on {theirs.accuracy:.1%}"
-        )
+            model.set_weights(self._adopted)
+            return f"the adopted head: {why}", used
+        what = f"right on {ours.accuracy:.1%} of {len(held)}, the adopted head on {theirs.accuracy:.1%}"
+        return f"tuned: {what}", used
 
     def _manifest(self) -> Manifest | None:
         database = open_database(self._folder)
@@ -117,13 +132,18 @@ class _Maker:
         finally:
             database.close()
 
-    def _examples(self, node: str, manifest: Manifest, *, holdout: bool) -> Examples:
-        assert self._model is not None  # noqa: S101 - asked with a model only
+    def _examples(
+        self, model: TrainableModel, node: str, manifest: Manifest, *, holdout: bool
+    ) -> Examples | None:
+        """Return a node's samples that the model can use; None where there is none."""
         with SampleStore(self._folder.samples) as store:
             of_node = store.of_node(node)
             usable = store.usable(limits.MAX_EXAMPLES, manifest.labels, holdout=holdout)
             ids = [row for row in usable if row in of_node][: manifest.plan.max_examples]
-            return prepare(store.read(ids), self._model, manifest.labels, Features(self._model)).examples
+            try:
+                return prepare(store.read(ids), model, manifest.labels, Features(model)).examples
+            except DataError:
+                return None
 
 
 def _loaded(model: bytes, head: NDArray[np.float32], threads: int) -> tuple[TrainableModel | None, str]:

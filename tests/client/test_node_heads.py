@@ -32,7 +32,7 @@ class Child:
     def __init__(self, arguments, kill_at_s: float) -> None:
         self.arguments, self.kill_at_s = arguments, kill_at_s
         self.gone_descriptor, self._end = os.pipe()
-        self.killed = self.stopped = False
+        self.killed = self.stopped = self.was_cut_off = False
         self.made.append(self)
 
     def end(self) -> None:
@@ -41,6 +41,10 @@ class Child:
     def finish(self) -> int:
         os.close(self.gone_descriptor)
         return self.code
+
+    def cut_off(self) -> None:
+        self.was_cut_off = True
+        self.kill()
 
     def kill(self) -> None:
         self.killed = True
@@ -75,8 +79,12 @@ def heads_of(bench: Bench, *, personal: bool = False) -> NodeHeads:
     return NodeHeads(bench.folder, Config(state=bench.folder.path, nodes=settings, trainer=trainer))
 
 
-def turn(heads: NodeHeads, *nodes: str, now_s: float = 0.0, alone: bool = True) -> bool:
-    return heads.service((), nodes, now_s, alone=alone)
+def turn(heads: NodeHeads, *nodes: str, now_s: float = 0.0, held_back: str = "") -> bool:
+    return heads.service((), nodes, now_s, lambda: held_back)
+
+
+def ended(heads: NodeHeads, child: Child, *nodes: str, now_s: float = 0.0) -> bool:
+    return heads.service([child.gone_descriptor], nodes, now_s, lambda: "")
 
 
 def test_a_real_child_writes_the_head_of_all(bench: Bench) -> None:
@@ -87,7 +95,7 @@ def test_a_real_child_writes_the_head_of_all(bench: Bench) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         assert selector.select(60)
-    assert heads.service([descriptor], ["shed"], 1.0, alone=True)
+    assert heads.service([descriptor], ["shed"], 1.0, lambda: "")
     assert decode_head(heads.body("shed")).version.version == 1
     assert heads.body("shed") == heads.body("barn")
     assert (turn(heads, "shed"), heads.interests(), heads.why) == (False, {}, "")
@@ -98,11 +106,31 @@ def test_nothing_is_made_without_nodes_or_a_head_or_beside_a_trainer(bench: Benc
     turn(heads, "shed")
     adopt(bench)
     turn(heads)
-    turn(heads, "shed", alone=False)
+    assert heads.deadline_s() is None
+    turn(heads, "shed", held_back="a trainer runs")
+    assert (fake.made, heads.deadline_s()) == ([], module.LOOK_AGAIN_S)
+    turn(heads, "shed", now_s=module.LOOK_AGAIN_S - 1)
     assert fake.made == []
-    turn(heads, "shed")
+    turn(heads, "shed", now_s=module.LOOK_AGAIN_S)
     assert [child.arguments.nodes for child in fake.made] == [()]
-    assert heads.deadline_s() == module.PATIENCE_S
+    assert heads.deadline_s() == module.LOOK_AGAIN_S + module.LOOK_S
+
+
+def test_a_child_is_cut_off_when_something_speaks_against_it_and_begins_again(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    (child,) = fake.made
+    turn(heads, "shed", now_s=0.5, held_back="too hot")  # asked once a second
+    assert not child.was_cut_off
+    turn(heads, "shed", now_s=1.0, held_back="too hot")
+    assert (child.was_cut_off, heads.deadline_s()) == (True, None)
+    child.end()
+    fake.code = -9
+    ended(heads, child, "shed", now_s=1.1)
+    assert heads.why == ""  # no failure
+    turn(heads, "shed", now_s=1.2)
+    assert len(fake.made) == 2
 
 
 def test_each_node_has_its_own(bench: Bench, fake) -> None:
@@ -112,10 +140,10 @@ def test_each_node_has_its_own(bench: Bench, fake) -> None:
     assert fake.made[0].arguments.nodes == ("shed", "barn")
 
 
-def write(bench: Bench, name: str = POOLED, *, why: str = "a backbone") -> None:
+def write(bench: Bench, name: str = POOLED, *, why: str = "a backbone", **made_of: int) -> None:
     slot = Slots(bench.folder.current).active()
     assert slot is not None
-    made = headfile.HeadFile(adopted_sha256=slot.head_sha256, revision=0, why=why, body=b"")
+    made = headfile.HeadFile(adopted_sha256=slot.head_sha256, revision=0, why=why, body=b"", **made_of)
     made.save(bench.folder.node_heads, name)
 
 
@@ -140,13 +168,53 @@ def test_after_a_purge_they_are_made_again(bench: Bench, fake) -> None:
     assert len(fake.made) == 1
 
 
+def test_a_head_that_its_node_has_outgrown_is_made_anew(bench: Bench, fake) -> None:
+    adopt(bench)
+    for name, examples in (("shed", 0), ("barn", 100)):
+        write(bench, name, labels=1000, examples=examples)
+    heads = heads_of(bench, personal=True)
+    given = {"shed": 1019, "barn": 1049}  # [adoption] min_samples is 20
+    turn(heads, "shed", "barn")
+    heads.committed(lambda: given, 1.0)
+    turn(heads, "shed", "barn", now_s=1.0)
+    assert (fake.made, heads.deadline_s()) == ([], None)
+    given["shed"] += 1
+    heads.committed(lambda: given, 2.0)
+    turn(heads, "shed", "barn", now_s=2.0, held_back="too hot")
+    turn(heads, "shed", "barn", now_s=2.0 + module.LOOK_AGAIN_S)
+    assert [child.arguments.nodes for child in fake.made] == [("shed",)]
+    write(bench, "shed", labels=1020, examples=20)
+    fake.made[0].end()
+    begun_s = 2.0 + module.LOOK_AGAIN_S
+    assert ended(heads, fake.made[0], "shed", "barn", now_s=begun_s)
+    given["barn"] += 1
+    for at_s, children in ((begun_s + module.GROWTH_S - 1, 1), (begun_s + module.GROWTH_S, 2)):
+        turn(heads, "shed", "barn", now_s=at_s)
+        heads.committed(lambda: given, at_s)
+        turn(heads, "shed", "barn", now_s=at_s)
+        assert len(fake.made) == children
+    assert fake.made[1].arguments.nodes == ("barn",)
+
+
+def test_labels_are_not_counted_where_they_change_nothing(bench: Bench, fake) -> None:
+    adopt(bench)
+    write(bench, labels=0)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    heads.committed(pytest.fail, 1.0)  # one head for all
+    heads = heads_of(bench, personal=True)
+    turn(heads, "shed")
+    heads.committed(pytest.fail, 1.0)  # it is being made
+    assert len(fake.made) == 1
+
+
 def test_a_child_that_fails_is_not_started_again_at_once(bench: Bench, fake) -> None:
     adopt(bench)
     heads = heads_of(bench)
     turn(heads, "shed")
     fake.code = -9
     fake.made[0].end()
-    assert not heads.service([fake.made[0].gone_descriptor], ["shed"], 5.0, alone=True)
+    assert not ended(heads, fake.made[0], "shed", now_s=5.0)
     assert heads.why == "the heads of nodes were not written: ended by signal SIGKILL"
     turn(heads, "shed", now_s=5.0 + module.AGAIN_S - 1)
     assert len(fake.made) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedclient.client import nodes as module
+from fedclient.client.node_heads import NodeHeads
 from fedclient.client.nodes import GROUP_S, NodeLink, refuse_federation
 from fedclient.config import BrokerSettings, Config, NodeSettings
 from fedclient.device import enrolment, folder
@@ -17,6 +18,7 @@ from fedclient.device.folder import DeviceFolder
 from fedclient.errors import ConfigError, StorageFull
 from fedclient.limits import MAX_NODE_PACKET_BYTES
 from fedclient.nodes import receiver
+from fedclient.nodes.headfile import POOLED, HeadFile
 from fedclient.nodes.intake import Intake
 from fedclient.nodes.keys import TAG_BYTES
 from fedclient.nodes.registry import Registry
@@ -26,6 +28,11 @@ from fedclient.values import Broker
 from fedclient.wire.invitation import encode_invitation
 from tests.nodes.puppet import Puppet
 from tests.wire.golden import INVITATION
+
+
+def free() -> str:
+    """Nothing keeps a child back."""
+    return ""
 
 
 class World:
@@ -65,7 +72,7 @@ class World:
         """Let the loop run as the daemon's would, for so long."""
         until_s = self.now_s + seconds
         while True:
-            self.link.service((), self.now_s, alone=True)
+            self.link.service((), self.now_s, free)
             for node in nodes:
                 node.listen()
             due_s = self.link.deadline_s()
@@ -115,16 +122,28 @@ def test_samples_are_stored_and_acknowledged_after_the_commit(world: World, monk
     assert seen == [(2, 0)]  # stored, and nothing said yet
 
 
+def test_after_a_commit_it_is_looked_who_has_outgrown_its_head(world: World, monkeypatch) -> None:
+    given: list[dict[str, int]] = []
+    monkeypatch.setattr(NodeHeads, "committed", lambda _, labels, __: given.append(labels()))
+    node = world.node("shed")
+    world.turn()
+    assert given == []
+    node.label(node.sample(1, label="walking"), "running")
+    node.send()
+    world.turn(node)
+    assert given == [{"shed": 2}]
+
+
 def test_what_comes_close_together_is_one_commit_with_one_answer(world: World) -> None:
     node = world.node("shed")
     world.turn()
     for _ in range(20):
         node.sample(1)
     node.send()
-    world.link.service((), world.now_s, alone=True)
+    world.link.service((), world.now_s, free)
     node.sample(2)
     node.transport.publish(*node.kept[21])
-    world.link.service((), world.now_s, alone=True)
+    world.link.service((), world.now_s, free)
     assert world.link.deadline_s() == world.now_s + GROUP_S
     world.turn(node)
     assert [ack.next for ack in node.acks] == [21, 22]
@@ -138,7 +157,7 @@ def test_a_large_group_does_not_wait(world: World) -> None:
         node.sample(1)
     node.send()
     world.now_s += 0.01
-    world.link.service((), world.now_s, alone=True)
+    world.link.service((), world.now_s, free)
     node.listen()
     assert [ack.next for ack in node.acks] == [module.GROUP + 1]
     world.turn(node)
@@ -210,7 +229,7 @@ def test_a_stop_stores_what_was_heard(world: World) -> None:
     for counter in (1, 2):
         node.sample(counter)
         node.transport.publish(*node.kept[counter])
-        world.link.service((), world.now_s, alone=True)
+        world.link.service((), world.now_s, free)
     assert len(world.stored) == 1
     world.link.stop()
     node.listen()
@@ -221,12 +240,18 @@ def test_a_stop_stores_what_was_heard(world: World) -> None:
 def test_secrets_that_cannot_be_read_are_said_and_nobody_is_listened_to(world: World) -> None:
     node = world.node("shed")
     world.turn()
+    HeadFile(adopted_sha256="", revision=7, why="", body=b"").save(world.folder.node_heads, POOLED)
+    HeadFile(adopted_sha256="", revision=7, why="", body=b"").save(world.folder.node_heads, "shed")
     world.folder.nodes.write_text("{")
     node.sample(1)
     node.send()
     world.turn(node)
     assert world.stored == []
     assert "add the nodes again" in world.link.notes[0]
+    assert len(list(world.folder.node_heads.iterdir())) == 2  # nobody knows whose are to go
+    world.folder.nodes.unlink()
+    world.link.asked()
+    assert [path.name for path in world.folder.node_heads.iterdir()] == [POOLED]
 
 
 CASES: dict[str, tuple[str, int, str, int, bool]] = {

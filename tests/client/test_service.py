@@ -9,10 +9,15 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from math import inf
 
+from fedclient.client import node_heads
 from fedclient.client.console import NAME
 from fedclient.client.service import DeviceService
-from fedclient.config import MetricsSettings, TraceSettings
+from fedclient.config import MetricsSettings, NodeSettings, TraceSettings
+from fedclient.nodes.headfile import NodeHeadArguments
+from fedclient.nodes.registry import Registry
+from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.values import Phase, ReceiptStatus
 from tests.client.harness import V1
 
@@ -121,8 +126,46 @@ def test_without_a_trace_nobody_wakes_the_loop(device, gateway) -> None:
     device.agent = None
 
 
+def test_heads_for_nodes_are_made_when_judges_may_work(device, gateway, monkeypatch) -> None:
+    begun: list[NodeHeadArguments] = []
+
+    class Child:
+        kill_at_s, gone_descriptor = inf, -1
+
+        def __init__(self, arguments: NodeHeadArguments, _: float) -> None:
+            begun.append(arguments)
+
+        def stop(self, _: float) -> None:
+            """There is nothing to stop."""
+
+    monkeypatch.setattr(node_heads, "Child", Child)
+    Registry(device.folder.nodes).add("shed")
+    device.samples()
+    gateway.publish(V1)
+    config, broker = replace(device.config, nodes=NodeSettings(enabled=True, port=1)), MemoryBroker()
+    agent = device.join(gateway)
+    service = DeviceService(device.folder, config, agent, lambda name: MemoryTransport(broker, name))
+    service._nodes.start(device.now_s)
+    assert agent.work.child is not None
+    service.service((), device.now_s)
+    assert begun == []  # beside a trainer
+    device.trainer_ends()
+    assert agent.work.child is None
+    answers = ["too hot", ""]
+    monkeypatch.setattr(agent.work.conditions, "held_back", lambda *asked: asked[2] and answers.pop(0))
+    for _ in range(2):
+        device.now_s += node_heads.LOOK_AGAIN_S
+        service.service((), device.now_s)
+        assert bool(begun) == (not answers)
+    assert begun[0].memory_mib == config.trainer_on(agent.work.conditions.profile).memory_mib
+    service.stop()
+    device.agent = None
+
+
 def test_what_is_off_is_not_even_loaded() -> None:
     code = "import sys, fedclient.client.service; print(*[one for one in sys.modules if 'fedclient' in one])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "fedclient.client.console" in loaded
-    assert not set(loaded.split()) & {"fedclient.client.metrics", "fedclient.client.trace_file"}
+    off = {"fedclient.client.metrics", "fedclient.client.trace_file", "fedclient.client.nodes"}
+    assert not set(loaded.split()) & off
+    assert "fedclient.nodes" not in loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,34 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert headfile.load(folder, "shed") == none
 
 
+@pytest.mark.parametrize("name", ["adopted_sha256", "revision", "why", "labels", "examples"])
+def test_a_field_of_another_kind_is_damage_too(tmp_path: Path, name: str) -> None:
+    replace(MADE, **{name: None}).save(tmp_path, "shed")
+    assert headfile.load(tmp_path, "shed") is None
+
+
+def test_a_file_from_before_labels_were_counted_is_taken(tmp_path: Path) -> None:
+    line = b'{"adopted_sha256": "ab", "revision": 2, "why": ""}\n'
+    (tmp_path / "shed").write_bytes(line + MADE.body)
+    assert headfile.load(tmp_path, "shed") == MADE
+
+
+@pytest.mark.parametrize(
+    ("labels", "examples", "given", "outgrown"),
+    [
+        (0, 0, 19, False),
+        (0, 0, 20, True),
+        (500, 30, 519, False),  # half as many would be 15, but that is too few
+        (500, 300, 649, False),
+        (500, 300, 650, True),  # of 300 samples that are kept, whatever came and went before
+        (500, 300, 499, True),  # another store
+    ],
+)
+def test_when_a_head_is_outgrown(labels: int, examples: int, given: int, outgrown: bool) -> None:
+    made = replace(MADE, labels=labels, examples=examples)
+    assert made.is_outgrown(given, 20) is outgrown
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"\n", b"[" * 9999, b'{"adopted_sha256": "ab"}\nxx'])
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
     MADE.save(tmp_path, "shed")
@@ -40,7 +69,7 @@ def test_a_damaged_body_is_as_good_as_none(tmp_path: Path) -> None:
 
 def test_heads_of_nobody_are_removed(tmp_path: Path) -> None:
     headfile.remove_others(tmp_path / "nodes", set())
-    for name in ("shed", "barn", "pooled"):
+    for name in ("shed", "barn", headfile.POOLED):
         MADE.save(tmp_path, name)
     headfile.remove_others(tmp_path, {"barn"})
     assert [path.name for path in tmp_path.iterdir()] == ["barn"]

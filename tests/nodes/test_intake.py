@@ -67,7 +67,7 @@ def test_a_sample_is_stored_and_acknowledged(store: SampleStore) -> None:
     assert contents(store) == [(1, "walking"), (2, None)]
     assert store._database.execute("SELECT DISTINCT source FROM samples") == [("shed",)]
     assert store.node_stats()["shed"].samples == 2
-    assert counts(store, taking) == {counted.STORED: 2}
+    assert counts(store, taking) == {counted.STORED: 2, counted.LABELLED: 1}
 
 
 def test_what_is_sent_again_is_answered_and_not_stored_again(store: SampleStore) -> None:
@@ -132,6 +132,14 @@ def test_a_label_before_its_sample_waits(store: SampleStore, together: bool) -> 
         Intake(store, settings()).commit(then, 0.0)  # after a restart
     assert contents(store) == [(3, "later")]
     assert store._database.execute("SELECT * FROM node_label") == []
+
+
+def test_labels_are_counted_as_they_come(store: SampleStore) -> None:
+    taking = Intake(store, settings())
+    taking.commit([sample(1, 5), sample(2), label(3, 2, 6), sample(4, None, node="barn")], 0.0)
+    assert taking.labels() == {"shed": 2}
+    taking.commit([label(7, 1, 8), label(8, 9, 1), sample(9), sample(1, 5)], 0.0)  # corrected, early, again
+    assert Intake(store, settings()).labels() == {"shed": 4}
 
 
 def test_a_label_of_a_purged_sample_is_gone(store: SampleStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedclient.model.head import HeadOptions, write_head
 from fedclient.nodes import head as reference
 from fedclient.nodes import headfile
 from fedclient.nodes.headfile import POOLED, NodeHeadArguments
+from fedclient.nodes.intake import LABELLED
 from fedclient.nodes.messages import NodeHeadVersion, NodeSample, decode_head
 from fedclient.samples.array import as_array
 from fedclient.samples.nodes import NodeRow
@@ -46,12 +48,12 @@ def adopt(bench: Bench, head: np.ndarray, version: int = 1) -> None:
     Slots(bench.folder.current).adopt(manifest, bench.model, head.tobytes())
 
 
-def run(bench: Bench, *nodes: str) -> None:
+def run(bench: Bench, *nodes: str, should_stop: Callable[[], bool] = lambda: False) -> None:
     arguments = NodeHeadArguments(
         parent=os.getpid(), state=str(bench.folder.path), nodes=nodes, tuned_epochs=5, min_judged=10,
         feature_batch=None, threads=1, nice=0, idle=False, memory_mib=None, verbose=False,
     )  # fmt: skip
-    assert node_heads.run(arguments, lambda: False) == 0
+    assert node_heads.run(arguments, should_stop) == 0
 
 
 def written(bench: Bench, name: str = POOLED) -> headfile.HeadFile:
@@ -97,12 +99,12 @@ def test_a_row_of_zeros_has_the_scale_of_one(bench: Bench) -> None:
     assert np.frombuffer(layer.scales, "<f4").tolist() == [1.0] * CLASSES
 
 
-def test_it_is_written_once_for_a_head(bench: Bench) -> None:
+def test_each_other_head_has_a_number_of_its_own(bench: Bench) -> None:
     adopt(bench, trained(bench.model))
     run(bench)
     before = (bench.folder.node_heads / POOLED).stat()
     run(bench)
-    assert (bench.folder.node_heads / POOLED).stat().st_ino == before.st_ino
+    assert decode_head(written(bench).body).version == NodeHeadVersion(1, 1, 0)  # it is the same
     assert before.st_mode & 0o777 == 0o600
     assert bench.folder.node_heads.stat().st_mode & 0o777 == 0o700
     adopt(bench, trained(bench.model, seed=6), version=2)
@@ -139,14 +141,16 @@ def test_a_head_too_large_for_a_message_is_refused(bench: Bench) -> None:
 
 
 def record(bench: Bench, node: str, xs: list, labels: list) -> None:
+    first = len(bench.store.of_node(node)) + 1
     with bench.store.node_rows() as rows:
+        rows.count({(node, LABELLED): len(labels)})
         rows.add(
             [
                 NodeRow(
                     node=node,
                     generation=1,
-                    counter=at + 1,
-                    label_counter=at + 1,
+                    counter=first + at,
+                    label_counter=first + at,
                     array=as_array(x),
                     label=label,
                 )
@@ -174,6 +178,36 @@ def test_each_node_gets_a_head_tuned_on_its_own_samples(bench: Bench) -> None:
         assert written(bench, name).why.startswith("tuned")
     assert written(bench, "idle").why.startswith("the adopted head: no 10 samples")
     assert {head.version for head in heads.values()} == {NodeHeadVersion(1, 1, 0)}
+
+
+def test_a_head_is_tuned_anew_on_what_has_come(bench: Bench) -> None:
+    bench.store = type(bench.store)(bench.folder.samples, holdout=0.3)
+    adopt(bench, trained(bench.model) / 10)
+    xs, labels = samples(160)
+    record(bench, "shed", xs[:20], labels[:20])
+    run(bench, "shed")
+    first = written(bench, "shed")
+    assert first.why.startswith("the adopted head: no 10 samples")
+    assert (first.labels, first.examples) == (20, 20)
+    record(bench, "shed", xs[20:], labels[20:])
+    assert first.is_outgrown(160, 10)
+    run(bench, "shed")
+    second = written(bench, "shed")
+    assert second.why.startswith("tuned")
+    assert (second.labels, second.examples) == (160, 160)
+    assert decode_head(second.body).version == NodeHeadVersion(1, 1, 1)
+    run(bench, "shed")  # on the same samples it is the same head: nodes keep what they have
+    assert written(bench, "shed") == second
+
+
+def test_what_was_stopped_is_not_kept(bench: Bench) -> None:
+    bench.store = type(bench.store)(bench.folder.samples, holdout=0.3)
+    adopt(bench, trained(bench.model))
+    xs, labels = samples(160)
+    record(bench, "shed", xs, labels)
+    asked = iter([False])  # before the first node, and never again
+    run(bench, "shed", "barn", should_stop=lambda: next(asked, True))
+    assert list(bench.folder.path.glob("nodes/*")) == []
 
 
 def test_a_head_of_ones_own_that_is_no_better_is_not_kept(bench: Bench, monkeypatch) -> None:
