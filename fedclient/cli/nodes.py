@@ -24,6 +24,7 @@ from fedclient.scheduler.check import duration
 from fedclient.transport.settings import is_loopback
 
 FORMAT = 1  # of what export-secrets prints
+NOTE = "nodes: "  # how the agent's sentences about them begin
 REFUSALS = (
     receiver.TOPIC,
     receiver.UNKNOWN,
@@ -128,17 +129,19 @@ def export_secrets(args: argparse.Namespace) -> int:
 def list_nodes(args: argparse.Namespace) -> int:
     """Print what is known of each node."""
     folder = open_folder(args.settings.state)
-    if args.settings.nodes.enabled:
-        _ask(folder)  # the agent writes down what it has counted
+    enabled = args.settings.nodes.enabled
+    notes = _ask(folder) if enabled else []  # the agent writes down what it has counted
     told = collect(folder, personal=args.settings.nodes.personal)
     if args.json:
-        print(json.dumps({"enabled": args.settings.nodes.enabled, "nodes": told}))
+        print(json.dumps({"enabled": enabled, "nodes": told, "notes": notes}))
         return 0
     for one in told:
         print("\n".join(_lines(one)))
     if not told:
         print("no nodes: `fedclient nodes add NODE` adds one")
-    if not args.settings.nodes.enabled:
+    for note in notes:
+        print(note)
+    if not enabled:
         print("nobody listens to them: set [nodes] enabled = true")
     return 0
 
@@ -220,8 +223,13 @@ def _tell(folder: DeviceFolder, settings: NodeSettings) -> None:
         _ask(folder)
 
 
-def _ask(folder: DeviceFolder) -> None:
+def _ask(folder: DeviceFolder) -> list[str]:
+    """Have the agent look, and return what it says is wrong with its nodes."""
     try:
-        console.ask(folder.path, {"ask": "status"}, ANSWER_S)
+        answer = console.ask(folder.path, {"ask": "status"}, ANSWER_S)
     except Unreachable as error:
         print(f"fedclient: {error}", file=sys.stderr)
+        return []
+    if answer is None:
+        return ["nobody listens to them now: the agent does not run"]
+    return [note for note in answer["notes"] if note.startswith(NOTE)]

@@ -131,6 +131,7 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
         "  wrong tag: 3",
         "(strangers)                       0 samples, 0 labelled",
         "  unknown node: 5",
+        "nobody listens to them now: the agent does not run",
     ]
     told = json.loads(nodes("list", "--json")[1])
     assert told["enabled"] is True
@@ -191,3 +192,15 @@ def test_a_running_agent_is_asked_to_look(folder, nodes) -> None:
         for verb in ("add", "renew", "revoke"):
             assert nodes(verb, "shed")[0] == 0
     assert answers.asked == [{"ask": "status"}] * 3
+
+
+def test_list_says_what_keeps_the_agent_from_hearing_them(folder, nodes) -> None:
+    answers = Answers()
+    answers.notes = ["no connection: of the federation", "nodes: nothing listens at 127.0.0.1:1883"]
+    with running(folder, answers):
+        assert nodes("list")[1].splitlines() == [
+            "no nodes: `fedclient nodes add NODE` adds one",
+            "nodes: nothing listens at 127.0.0.1:1883",
+        ]
+        assert json.loads(nodes("list", "--json")[1])["notes"] == answers.notes[1:]
+        assert answers.asked
