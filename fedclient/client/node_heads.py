@@ -26,6 +26,7 @@ PATIENCE_S: Final = 600.0  # a head of one layer takes half a second; tuning of 
 AGAIN_S: Final = 300.0  # after a child that failed
 LOOK_S: Final = 1.0  # while a child works: whether something speaks against it now
 LOOK_AGAIN_S: Final = 60.0  # while something keeps a child back
+TRAINER_RUNS: Final = "a trainer runs"  # which ends soon: looked at as often as a child
 GROWTH_S: Final = 3600.0  # between two times that heads are tuned anew because nodes gave more labels
 
 HeldBack = Callable[[], str]  # why no child may work now; empty when one may
@@ -71,8 +72,9 @@ class NodeHeads:
         if not names:
             self._seen = wanted
         elif why := held_back():
-            log.info("no heads for nodes are made now: %s", why)
-            self._look_s = now_s + LOOK_AGAIN_S
+            if why != TRAINER_RUNS:
+                log.info("no heads for nodes are made now: %s", why)
+            self._look_s = now_s + (LOOK_S if why == TRAINER_RUNS else LOOK_AGAIN_S)
         else:
             self._start(names, now_s)
         return False

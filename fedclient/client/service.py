@@ -94,9 +94,11 @@ class DeviceService:
 
     def _held_back(self) -> str:
         """Return why no head is made for nodes now: one trainer at a time, and what keeps judges back."""
+        from fedclient.client.node_heads import TRAINER_RUNS  # noqa: PLC0415 - it is there when this is asked
+
         work = self.agent.work
         if work.child is not None:
-            return "a trainer runs"
+            return TRAINER_RUNS
         return work.conditions.held_back(work.doing(self.agent.state), self._now_s, KEEPS_JUDGES_BACK)
 
     def _record(self) -> None:

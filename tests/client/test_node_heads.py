@@ -101,13 +101,22 @@ def test_a_real_child_writes_the_head_of_all(bench: Bench) -> None:
     assert (turn(heads, "shed"), heads.interests(), heads.why) == (False, {}, "")
 
 
-def test_nothing_is_made_without_nodes_or_a_head_or_beside_a_trainer(bench: Bench, fake) -> None:
+def test_when_a_trainer_has_ended_nodes_get_their_heads_at_once(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed", held_back=module.TRAINER_RUNS)
+    assert (fake.made, heads.deadline_s()) == ([], module.LOOK_S)
+    turn(heads, "shed", now_s=module.LOOK_S)
+    assert len(fake.made) == 1
+
+
+def test_nothing_is_made_without_nodes_or_a_head_or_in_bad_moments(bench: Bench, fake) -> None:
     heads = heads_of(bench)
     turn(heads, "shed")
     adopt(bench)
     turn(heads)
     assert heads.deadline_s() is None
-    turn(heads, "shed", held_back="a trainer runs")
+    turn(heads, "shed", held_back="too hot")
     assert (fake.made, heads.deadline_s()) == ([], module.LOOK_AGAIN_S)
     turn(heads, "shed", now_s=module.LOOK_AGAIN_S - 1)
     assert fake.made == []
