@@ -113,6 +113,14 @@ def test_the_commands_for_a_device_run_as_they_stand(home, mosquitto, tmp_path) 
     assert (tmp_path / "fed/device/keys/device.key").exists()
 
 
+def test_what_a_node_takes_is_said_as_its_own_page_says_it() -> None:
+    section = README.split("## Microcontrollers")[1].split("\n## ")[0]
+    memory = (ROOT / "examples" / "micropython" / "fednode" / "README.md").read_text().split("## Memory")[1]
+    figures = re.findall(r"[\d,]+(?= bytes| KiB)", section)
+    assert len(figures) == 2
+    assert [one for one in figures if one not in memory] == []
+
+
 def test_the_install_commands_install(home, tmp_path, thorough) -> None:
     if not thorough:
         pytest.skip("LEFT OUT: installs from the package index; run with --thorough")
