@@ -27,7 +27,7 @@ HOME = {
     "psutil": "scheduler/probe",
     "cbor2": "wire/cbor.py",
     "nacl": "crypto/",
-    "paho": "transport/mqtt.py",
+    "paho": "transport/mqtt",
     "sqlite3": "storage.py",
     "tflite_runtime": "runtime/",
     "ai_edge_litert": ("runtime/", "model/"),
@@ -48,7 +48,7 @@ EDGES = (
     "model/trial.py",  # it measures how long a step takes
     "device/",
     "training/",
-    "transport/mqtt.py",
+    "transport/mqtt",
     "client/",
     "trainer/",
     "app.py",

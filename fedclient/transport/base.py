@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from contextlib import AbstractContextManager
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,9 @@ class Transport(Protocol):
         Raises Unreachable when not connected, ConfigError when the broker has said that it
         takes no message of this size.
         """
+
+    def together(self) -> AbstractContextManager[None]:
+        """Send what is published inside as one write, at the end of it."""
 
     def subscribe(self, topic_filter: str) -> None:
         """Ask for a topic or a pattern with QoS 1.  Raises Unreachable when not connected."""

@@ -12,6 +12,7 @@ What can go wrong on a network happens on request:
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from fedclient.errors import Unreachable
@@ -28,6 +29,7 @@ from fedclient.transport.base import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
 
 _ACK_BYTES = 4  # CONNACK, PUBACK, UNSUBACK; a SUBACK carries one byte more
 
@@ -167,6 +169,9 @@ class MemoryTransport:
             self._events.append(Delivered(message_id=self._last_id))
         self._broker.route(topic, payload, qos=qos, retain=retain)
         return self._last_id
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def subscribe(self, topic_filter: str) -> None:
         _check_filter(topic_filter)

@@ -12,7 +12,8 @@ from fedclient.cli.broker import nodes_opener, opener, parse
 from fedclient.config import BrokerSettings, NodeSettings
 from fedclient.errors import ConfigError, UsageError
 from fedclient.transport import settings
-from fedclient.transport.mqtt import MqttTransport, _Link
+from fedclient.transport.mqtt import MqttTransport
+from fedclient.transport.mqtt_link import Link
 from fedclient.transport.settings import MqttSettings
 from fedclient.values import Broker
 
@@ -92,7 +93,7 @@ def test_without_keys_the_connection_has_its_defaults(tmp_path: Path) -> None:
 
 def test_connect_timeout_s_is_pahos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(_Link, "connect", lambda link, *_: seen.append(link.connect_timeout))
+    monkeypatch.setattr(Link, "connect", lambda link, *_: seen.append(link.connect_timeout))
     opener(load(tmp_path, "connect_timeout_s = 2.5"), 1234)(INVITED, "device-1").connect(0.0)
     assert seen == [2.5]
 

@@ -177,6 +177,16 @@ def test_two_hundred_messages_in_a_row_all_arrive(world: World) -> None:
     assert len(set(numbers)) == 200
 
 
+def test_messages_that_are_sent_together_all_arrive(world: World) -> None:
+    sender, client = connected(world, "sender"), connected(world, "client", "t")
+    settle(client)
+    with sender.together():
+        numbers = [sender.publish("t", b"%d" % i) for i in range(50)]
+    for_sender, for_client = settle(sender, client)
+    assert [m.payload for m in received(for_client)] == [b"%d" % i for i in range(50)]
+    assert {Delivered(message_id=number) for number in numbers} <= set(for_sender)
+
+
 def test_after_unsubscribing_nothing_comes(world: World) -> None:
     sender, client = connected(world, "sender"), connected(world, "client", "t", "u")
     settle(client)

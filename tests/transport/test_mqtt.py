@@ -27,7 +27,8 @@ from fedclient.transport.base import (
     Will,
     publish_wire_bytes,
 )
-from fedclient.transport.mqtt import ANSWER_S, MqttTransport
+from fedclient.transport.mqtt import MqttTransport
+from fedclient.transport.mqtt_link import ANSWER_S
 from tests.transport.drive import (
     CONNACK,
     RawBroker,
