@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import random
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
+from selectors import EVENT_WRITE
 from typing import Final
 
 from fedclient.client.node_heads import HeldBack, NodeHeads
@@ -26,13 +27,17 @@ from fedclient.nodes.messages import Ack, encode_ack
 from fedclient.nodes.receiver import Heard, Receiver
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
-from fedclient.transport.base import Connected, Disconnected, Received, Transport
+from fedclient.transport.base import Connected, Disconnected, Event, Received, Transport
 from fedclient.transport.settings import is_loopback
 from fedclient.values import Broker
 
 log = logging.getLogger(__name__)
 
 GROUP_S: Final = 0.2  # between two commits: at most 5 a second, however many samples come
+PAUSE_S: Final = (
+    0.01  # while a group is gathered, between two turns that read: each costs as much as a message
+)
+FULL: Final = 16  # messages in one turn after which there is no pause: mosquitto leaves 20 unacknowledged
 GROUP: Final = 256  # messages in one commit, which must stay short
 RETRY_S: Final = (1.0, 60.0)  # pauses between attempts to connect, or after a disk that failed
 
@@ -61,6 +66,7 @@ class NodeLink:
         self._heads = NodeHeads(folder, config)
         self._connect_s: float | None = 0.0  # when to try; None: it is connected, or being so
         self._pending: list[Heard] = []
+        self._read_again_s: float | None = None  # until when messages wait in the socket
         self._committed_s = 0.0
         self._now_s = 0.0
         self._revoked: list[str] = []
@@ -76,11 +82,14 @@ class NodeLink:
 
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
-        return {**self._transport.interests(), **self._heads.interests()}
+        link = self._transport.interests()
+        if self._read_again_s is not None:
+            link = {number: EVENT_WRITE for number, events in link.items() if events & EVENT_WRITE}
+        return {**link, **self._heads.interests()}
 
     def deadline_s(self) -> float | None:
         """When to be served at the latest."""
-        due = [self._connect_s, self._transport.deadline_s(), self._heads.deadline_s()]
+        due = [self._connect_s, self._transport.deadline_s(), self._heads.deadline_s(), self._read_again_s]
         if self._pending:
             due.append(self._due_s)
         return min((at_s for at_s in due if at_s is not None), default=None)
@@ -90,21 +99,33 @@ class NodeLink:
         self._now_s = now_s
         if self._connect_s is not None and now_s >= self._connect_s:
             self._connect()
-        heard = False
-        for event in self._transport.service(ready, now_s):
+        events = self._events(ready, now_s)
+        self._heed(events)
+        if self._pending and now_s >= self._due_s:
+            self._commit()
+        if self._pending and 0 < len(events) < FULL:
+            self._read_again_s = now_s + PAUSE_S
+        if self._pending and not self._heads.interests():
+            return  # heads can wait for the commit
+        if self._heads.service(ready, self._receiver.active, now_s, held_back):
+            self._send_heads()
+
+    def _events(self, ready: Collection[int], now_s: float) -> list[Event]:
+        """Return what the transport tells; while samples are gathered it is asked now and then."""
+        if self._read_again_s is not None and now_s >= self._read_again_s:
+            ready, self._read_again_s = {*ready, *self._transport.interests()}, None
+        return self._transport.service(ready, now_s)
+
+    def _heed(self, events: Iterable[Event]) -> None:
+        for event in events:
             if isinstance(event, Connected):
                 self._greet()
             elif isinstance(event, Disconnected):
                 self._lost(event.reason)
             elif isinstance(event, Received):
-                if not heard and self._registry.has_changed():
+                if not self._pending and self._registry.has_changed():
                     self.look()
-                heard = True
                 self._hear(event)
-        if self._pending and now_s >= self._due_s:
-            self._commit()
-        if self._heads.service(ready, self._receiver.active, now_s, held_back):
-            self._send_heads()
 
     def stop(self) -> None:
         """Store what was heard, and say goodbye."""
@@ -213,8 +234,10 @@ class NodeLink:
         try:
             intake = self._open()
             intake.refused(self._receiver.take_refused())
-            for node, ack in intake.commit(pending, self._now_s):
-                self._answer(node, ack)
+            answers = intake.commit(pending, self._now_s)
+            with self._transport.together():
+                for node, ack in answers:
+                    self._answer(node, ack)
             self._heads.committed(intake.labels, self._now_s)
         except FedClientError as error:
             self._stumble(error)

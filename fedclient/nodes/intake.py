@@ -17,7 +17,7 @@ from typing import Final
 
 from fedclient import limits
 from fedclient.brokers import NodeSettings
-from fedclient.nodes.messages import Ack, Ask, Malformed, NodeLabel, NodeSample
+from fedclient.nodes.messages import Ack, Ask, Label, Malformed, NodeLabel, NodeSample
 from fedclient.nodes.receiver import FORM, Heard
 from fedclient.nodes.window import Window
 from fedclient.samples.array import Array
@@ -54,10 +54,10 @@ class _Turn:
     """One commit in the making."""
 
     rows: NodeRows
+    waiting: dict[tuple[str, int], tuple[int, Label]]  # newest labels: (node, counter of a sample to come)
     windows: dict[str, tuple[int, Window]] = field(default_factory=dict)  # those that this commit touches
     changed: dict[str, None] = field(default_factory=dict)  # those whose window is another one now
     samples: list[NodeRow] = field(default_factory=list)  # not inserted yet
-    waiting: dict[str, dict[int, tuple[int, int | str | None]]] = field(default_factory=dict)
     said: dict[tuple[str, bytes], None] = field(default_factory=dict)  # who hears an ack
     gone: dict[str, list[int]] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -95,13 +95,11 @@ class Intake:
         Raises what the store raises: then nothing was stored, and nothing may be said.
         """
         with self._store.node_rows() as rows:
-            turn = _Turn(rows)
+            turn = _Turn(rows, rows.waiting({one.node for one in heard}))
             for one in heard:
                 self._take(turn, one, now_s)
             self._insert(turn)
-            for node in turn.changed:
-                generation, window = turn.windows[node]
-                rows.save_window(node, generation, window.floor, window.bits())
+            rows.save_windows([(node, *_stored(*turn.windows[node])) for node in turn.changed])
             held = self._trim(turn)
             if turn.changed:  # what is only sent again, or refused, is no reason to write
                 rows.count(self._uncounted + turn.counts)
@@ -140,6 +138,7 @@ class Intake:
             stored = turn.rows.window(one.node, one.generation)
             if stored is None:
                 turn.rows.begin(one.node)
+                turn.waiting = {of: given for of, given in turn.waiting.items() if of[0] != one.node}
                 turn.changed[one.node] = None
                 stored = 0, Window().bits()
             window = Window.stored(*stored)
@@ -149,12 +148,10 @@ class Intake:
         return window
 
     def _sample(self, turn: _Turn, one: Heard, sample: NodeSample) -> None:
-        if one.node not in turn.waiting:
-            turn.waiting[one.node] = turn.rows.waiting(one.node)
         given = (sample.counter, sample.label)
         if sample.label is not None:
             turn.counts[one.node, LABELLED] += 1
-        if (waited := turn.waiting[one.node].pop(sample.counter, None)) is not None:
+        if (waited := turn.waiting.pop((one.node, sample.counter), None)) is not None:
             given = waited
             turn.rows.waited(one.node, sample.counter)
         values = sample.values()
@@ -181,9 +178,10 @@ class Intake:
             turn.counts[node, GONE] += 1
             turn.gone.setdefault(node, []).append(label.counter)
         else:
-            turn.rows.wait(node, label.of, *given)
-            turn.waiting.pop(node, None)
             turn.counts[node, LABELLED] += 1
+            if given[0] > turn.waiting.get((node, label.of), (0,))[0]:
+                turn.waiting[node, label.of] = given
+                turn.rows.wait(node, label.of, *given)
 
     def _insert(self, turn: _Turn) -> None:
         if turn.samples:
@@ -204,6 +202,10 @@ class Intake:
                 count -= excess
             held[node] = count
         return held
+
+
+def _stored(generation: int, window: Window) -> tuple[int, int, bytes]:
+    return generation, window.floor, window.bits()
 
 
 def _ack(nonce: bytes, window: Window, gone: list[int]) -> Ack:

@@ -13,6 +13,8 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import mul
 from typing import Final
 
 from fedclient import limits
@@ -28,6 +30,7 @@ _OPENING_BYTES: Final = 1 + NONCE_BYTES + 9  # a nonce, and a counter at its lon
 _TAGS: Final = {"int8": cbor.TAG_INT8, "int16": cbor.TAG_INT16_LE, "float32": cbor.TAG_FLOAT32_LE}
 _DTYPES: Final = {tag: dtype for dtype, tag in _TAGS.items()}
 _CODES: Final = {"int8": "b", "int16": "h", "float32": "f"}
+_SAFE_SCALE: Final = 2.0**112  # no int16 times this is beyond float32
 _SIZES: Final = {"int8": 1, "int16": 2, "float32": 4}
 
 
@@ -48,7 +51,7 @@ class NodeSample:
 
     def values(self) -> array[float]:
         """Return what they stand for, as float32."""
-        return array("f", self.raw() if self.scale is None else [one * self.scale for one in self.raw()])
+        return array("f", self.raw() if self.scale is None else map(mul, self.raw(), repeat(self.scale)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +144,7 @@ def decode_sample(body: bytes) -> NodeSample:
         scale=_scale(scale, dtype),
         label=_label(label),
     )
-    if not all(map(math.isfinite, sample.values())):
+    if not _fits_float32(sample):
         raise WireError("a sample holds NaN, an infinity or a value beyond float32")
     return sample
 
@@ -279,6 +282,13 @@ def _scale(value: object, dtype: str) -> float | None:
     if not (math.isfinite(scale) and scale > 0):
         raise WireError(f"scale is {scale}, which is not above 0 and finite")
     return scale
+
+
+def _fits_float32(sample: NodeSample) -> bool:
+    """Whether no value is NaN, infinite or beyond float32; few samples have to be looked through for that."""
+    if sample.scale is not None and sample.scale <= _SAFE_SCALE:
+        return True
+    return math.isfinite(sum(sample.values()))  # no sum of so few float32 overflows
 
 
 def _range(value: object) -> tuple[int, int]:

@@ -6,7 +6,7 @@ What is here speaks SQL and decides nothing; `nodes/intake.py` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ from fedclient.samples.label import Label
 if TYPE_CHECKING:
     from fedclient.storage import Database
 
-Put = Callable[[Sequence[tuple[Array, Label, tuple[int | None, ...]]], tuple[str, bool, int]], None]
+Columns = tuple[str, Array, Label, tuple[int | None, ...]]  # source, sample, and those of a node's sample
+Put = Callable[[Sequence[Columns], tuple[bool, int]], None]
 Delete = Callable[[Sequence[tuple[int, int]]], None]
 
 
@@ -42,13 +43,10 @@ class NodeRows:
 
     def add(self, rows: Sequence[NodeRow], unix_s: int) -> None:
         """Store samples, each under its counter."""
-        for node in dict.fromkeys(one.node for one in rows):
-            columns = [
-                (one.array, one.label, (one.generation, one.counter, one.label_counter))
-                for one in rows
-                if one.node == node
-            ]
-            self._put(columns, (node, False, unix_s))
+        columns = [
+            (one.node, one.array, one.label, (one.generation, one.counter, one.label_counter)) for one in rows
+        ]
+        self._put(columns, (False, unix_s))
 
     def drop_oldest(self, node: str, count: int) -> None:
         """Delete a node's oldest samples, and count them as dropped."""
@@ -61,33 +59,33 @@ class NodeRows:
         self._database.execute("UPDATE store SET dropped = dropped + ?", (count,))
 
     def window(self, node: str, generation: int) -> tuple[int, bytes] | None:
-        """Return what `save_window` kept, unless it was of another generation."""
+        """Return what `save_windows` kept, unless it was of another generation."""
         return self._database.one(
             "SELECT floor, taken FROM node_window WHERE node = ? AND generation = ?", (node, generation)
         )
 
-    def save_window(self, node: str, generation: int, floor: int, taken: bytes) -> None:
-        """Keep a window; labels that wait for a sample at or below the floor wait in vain."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO node_window VALUES (?, ?, ?, ?)", (node, generation, floor, taken)
-        )
-        self._database.execute("DELETE FROM node_label WHERE node = ? AND of <= ?", (node, floor))
+    def save_windows(self, windows: Sequence[tuple[str, int, int, bytes]]) -> None:
+        """Keep windows: node, generation, floor, taken.  Labels of samples up to a floor wait in vain."""
+        self._database.executemany("INSERT OR REPLACE INTO node_window VALUES (?, ?, ?, ?)", windows)
+        floors = ((node, floor) for node, _, floor, _ in windows)
+        self._database.executemany("DELETE FROM node_label WHERE node = ? AND of <= ?", floors)
 
     def begin(self, node: str) -> None:
         """Let go of what belonged to a node's earlier generation, but for its samples."""
         self._database.execute("DELETE FROM node_label WHERE node = ?", (node,))
 
-    def waiting(self, node: str) -> dict[int, tuple[int, Label]]:
-        """Return the labels that wait: counter of the sample -> (counter of the label, label)."""
-        rows = self._database.execute("SELECT of, counter, label FROM node_label WHERE node = ?", (node,))
-        return {of: (counter, label) for of, counter, label in rows}
+    def waiting(self, nodes: Collection[str]) -> dict[tuple[str, int], tuple[int, Label]]:
+        """Return the labels that wait: (node, counter of the sample) -> (counter of the label, label)."""
+        rows = self._database.execute(
+            f"SELECT node, of, counter, label FROM node_label WHERE node IN ({', '.join('?' * len(nodes))})",  # noqa: S608
+            tuple(nodes),
+        )
+        return {(node, of): (counter, label) for node, of, counter, label in rows}
 
     def wait(self, node: str, of: int, counter: int, label: Label) -> None:
-        """Keep a label until its sample comes; the newest one."""
+        """Keep a label until its sample comes, in place of one that waits."""
         self._database.execute(
-            "INSERT INTO node_label VALUES (?, ?, ?, ?) ON CONFLICT(node, of) DO UPDATE"
-            " SET counter = excluded.counter, label = excluded.label WHERE excluded.counter > counter",
-            (node, of, counter, label),
+            "INSERT OR REPLACE INTO node_label VALUES (?, ?, ?, ?)", (node, of, counter, label)
         )
 
     def waited(self, node: str, of: int) -> None:

@@ -322,27 +322,35 @@ class SampleStore:
                 raise DataError(
                     f"a sample is larger than the whole store may be ({bound} bytes); raise that bound"
                 )
-            self._put([(array, label, _NO_NODE) for array, label in rows], (source, holdout, now))
+            self._put([(source, array, label, _NO_NODE) for array, label in rows], (holdout, now))
             newest = self._newest()
             self._drop()
         return range(newest - len(rows) + 1, newest + 1)
 
-    def _put(
-        self, rows: Sequence[tuple[Array, Label, tuple[int | None, ...]]], about: tuple[str, bool, int]
-    ) -> None:
-        """Insert rows, each with a node's columns; `about` is their source, hold-out mark and time."""
+    def _put(self, rows: Sequence[nodes.Columns], about: tuple[bool, int]) -> None:
+        """Insert rows, each with a node's columns; `about` is their hold-out mark and time."""
         self._database.executemany(
-            "INSERT INTO samples(source, holdout, created_unix_s, label, hash, bytes, dtype, shape, data,"
+            "INSERT INTO samples(holdout, created_unix_s, source, label, hash, bytes, dtype, shape, data,"
             " generation, counter, label_counter) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (*about, label, _hash(a.dtype, shape, a.data), len(a.data), a.dtype, shape, a.data, *node)
-                for a, label, node in rows
+                (
+                    *about,
+                    who,
+                    label,
+                    _hash(a.dtype, shape, a.data),
+                    len(a.data),
+                    a.dtype,
+                    shape,
+                    a.data,
+                    *node,
+                )
+                for who, a, label, node in rows
                 for shape in (_shape_text(a.shape),)
             ),
         )
         self._database.execute(
             "UPDATE store SET rows = rows + ?, bytes = bytes + ?",
-            (len(rows), sum(len(array.data) for array, _, _ in rows)),
+            (len(rows), sum(len(array.data) for _, array, _, _ in rows)),
         )
 
     def _drop(self) -> None:

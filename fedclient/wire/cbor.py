@@ -33,6 +33,7 @@ _TAGS = (TAG_COSE_SIGN1, TAG_INT8, TAG_INT16_LE, TAG_FLOAT32_LE)
 _SIMPLE = frozenset((0xF4, 0xF5, 0xF6, 0xF9, 0xFA, 0xFB))  # false, true, null, floats of 2, 4, 8 bytes
 _BYTE = tuple(bytes((value,)) for value in range(256))
 _CONSTANTS = {False: b"\xf4", True: b"\xf5", None: b"\xf6"}
+_LEAVES = frozenset((bytes, int, str, float, bool, type(None)))
 _NAN = b"\xf9\x7e\x00"
 _FLOATS = tuple((head, struct.Struct(code)) for head, code in ((b"\xf9", ">e"), (b"\xfa", ">f")))
 
@@ -173,7 +174,7 @@ def _plain(value: object) -> object:
     if isinstance(value, (bytes, int, str, float, type(None))):
         return value
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [item if type(item) in _LEAVES else _plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, cbor2.CBORTag):

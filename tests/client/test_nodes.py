@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from selectors import EVENT_READ
 
 import pytest
 
@@ -33,6 +34,9 @@ from tests.wire.golden import INVITATION
 def free() -> str:
     """Nothing keeps a child back."""
     return ""
+
+
+READY = 7  # a descriptor
 
 
 class World:
@@ -144,10 +148,53 @@ def test_what_comes_close_together_is_one_commit_with_one_answer(world: World) -
     node.sample(2)
     node.transport.publish(*node.kept[21])
     world.link.service((), world.now_s, free)
-    assert world.link.deadline_s() == world.now_s + GROUP_S
+    assert world.link.deadline_s() == world.now_s + module.PAUSE_S
+    world.now_s += module.PAUSE_S
+    world.link.service((), world.now_s, free)
+    assert world.link.deadline_s() == pytest.approx(world.now_s - module.PAUSE_S + GROUP_S)
     world.turn(node)
     assert [ack.next for ack in node.acks] == [21, 22]
     assert world.link.deadline_s() is None  # a quiet link never wakes the loop
+
+
+def test_messages_that_come_one_by_one_are_read_some_at_a_time(world: World, monkeypatch) -> None:
+    node = world.node("shed")
+    world.turn()
+    node.sample(1)
+    node.send()
+    world.turn(node)  # it is stored: the next one opens a group
+    served: list[float] = []
+    real = MemoryTransport.service
+
+    def only_what_is_ready(self, ready, now_s):
+        if self.client_id != "device" or READY not in ready:
+            return []
+        served.append(now_s)
+        return real(self, ready, now_s)
+
+    monkeypatch.setattr(MemoryTransport, "service", only_what_is_ready)
+    monkeypatch.setattr(MemoryTransport, "interests", lambda _: {READY: EVENT_READ})
+    monkeypatch.setattr(MemoryTransport, "deadline_s", lambda _: None)
+    begun_s = world.now_s
+    world.link._committed_s, turns = begun_s, 0
+    for ms in range(1, 151):
+        world.now_s = begun_s + ms / 1000
+        counter = node.sample(ms)
+        node.transport.publish(*node.kept[counter])
+        due_s = world.link.deadline_s()
+        if READY in world.link.interests() or (due_s is not None and world.now_s >= due_s):
+            world.link.service(world.link.interests(), world.now_s, free)
+            turns += 1
+    assert 12 <= len(served) == turns <= 16  # not 150
+    assert len(world.link._pending) >= 140
+    for _ in range(module.FULL):
+        node.transport.publish(*node.kept[node.sample(1)])
+    world.now_s += module.PAUSE_S
+    world.link.service((), world.now_s, free)
+    assert READY in world.link.interests()  # where many come there is no pause
+    monkeypatch.undo()
+    world.turn(node)
+    assert node.kept == {}
 
 
 def test_a_large_group_does_not_wait(world: World) -> None:

@@ -240,7 +240,7 @@ def test_a_commit_that_fails_changes_nothing(store: SampleStore, monkeypatch: py
         raise StorageFull("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(NodeRows, "save_window", full)
+        patch.setattr(NodeRows, "save_windows", full)
         with pytest.raises(StorageFull):
             taking.commit([sample(2)], 0.0)
     assert [counter for counter, _ in contents(store)] == [1]
@@ -258,14 +258,14 @@ def test_any_order_with_losses_repeats_restarts_and_purges(
     store, taking = SampleStore(tmp_path / "samples.db"), None
     stored: list[int] = []
     settled, unsettled = set(), list(range(1, 400))
-    save = NodeRows.save_window
+    save = NodeRows.save_windows
 
     def sometimes_full(*args: Any) -> None:
         if chance.random() < 0.2:
             raise StorageFull("no room")
         save(*args)
 
-    monkeypatch.setattr(NodeRows, "save_window", sometimes_full)
+    monkeypatch.setattr(NodeRows, "save_windows", sometimes_full)
     while unsettled:
         if taking is None or chance.random() < 0.1:
             taking = Intake(store, settings(max_per_second=10**6))
