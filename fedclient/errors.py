@@ -12,6 +12,7 @@
         ├── EnrolmentError         an invitation or a key that cannot be used
         ├── WireError              bytes that are not what docs/wire-format.md allows
         │   ├── CodecError         an update's body that does not decode
+        │   ├── AstrayHead         blobs that lead to another head than the manifest names
         │   └── UnknownHead        an update on a head that this gateway never published
         ├── CryptoError            a message that does not open or verify, a key that is no key
         ├── ModelError             a .tflite file that cannot be trained here
@@ -77,6 +78,10 @@ class WireError(FinalError):
 
 class CodecError(WireError):
     """An update's body does not decode."""
+
+
+class AstrayHead(WireError):
+    """What was fetched leads to another head than the one that the manifest names, or to none."""
 
 
 class UnknownHead(WireError):

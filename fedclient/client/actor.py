@@ -8,8 +8,6 @@ from pathlib import Path
 
 from fedclient import session
 from fedclient.client.adoption import Adoption
-from fedclient.client.assembly import Assembly
-from fedclient.client.conditions import KEEPS_FETCHES_BACK, KEEPS_JUDGES_BACK
 from fedclient.client.heads import Heads
 from fedclient.client.ledger import Evidence, Ledger
 from fedclient.client.link import Link
@@ -55,8 +53,8 @@ class Actor:
         self.work = Work(folder, config, self._database, root)
         self._reports = Reports(Journal(self._database))
         self._ledger = Ledger(self._database, self.work, self._reports)
-        assembly = Assembly(folder, config.trainer_on(self.work.conditions.profile))
-        self.heads = Heads(folder, config, self._ledger.journal, assembly)
+        self.heads = Heads(folder, config, self._ledger.journal)
+        self.work.is_not_made = self.heads.is_not_made
         self.adoption = Adoption(folder, config, self._database, self.work)
         self._link: Link | None = None
         self.work.conditions.traffic_bytes = lambda: 0 if self._link is None else self._link.traffic_bytes
@@ -138,16 +136,15 @@ class Actor:
         self._timers.set(Timer.OFFER, self._now_s + self._offering.next_s())
 
     def _fetch(self, version: HeadVersion) -> None:
-        """Go on with getting a head, unless something speaks against what comes next."""
-        fetched = self.heads.is_fetched(version)
-        gates = KEEPS_JUDGES_BACK if fetched else KEEPS_FETCHES_BACK
-        held_back = self.work.conditions.held_back(self.work.doing(self.state), self._now_s, gates)
+        """Go on with fetching a head, unless something speaks against that now."""
+        held_back = self.work.conditions.held_back(self.work.doing(self.state), self._now_s)
+        if held_back and self.heads.is_fetched(version):
+            held_back = ""
         if held_back and not self._held_back:
-            verb = "put together" if fetched else "fetched"
-            log.info("head %s is not %s now: %s", version, verb, held_back)
+            log.info("head %s is not fetched now: %s", version, held_back)
         self._held_back = bool(held_back)
         if held_back:
-            self.heads.hold_back(self._link)
+            self.heads.finish(self._link)
             self._timers.set(Timer.FETCH, self._now_s + self.work.conditions.policy.poll_s)
         elif self.heads.begin(version, self._link, self._now_s):
             self._timers.clear(Timer.FETCH)

@@ -1,16 +1,12 @@
 """Which of the heads that were fetched apps get: when one is judged, and what follows from the verdict.
 
-A device with too few labelled samples cannot tell, and takes a head as it comes; SQL counts them.
-On any other a child judges (`trainer/judge.py`), as soon as nothing that protects the machine speaks
-against it; a verdict that was written down while nobody looked is found at the next start.
+A child judges (`trainer/judge.py`), and puts the head together first, as soon as nothing that protects the
+machine speaks against it; a verdict that was written down while nobody looked is found at the next start.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import sys
-from array import array
 
 from fedclient import session
 from fedclient.client.conditions import KEEPS_JUDGES_BACK
@@ -23,10 +19,10 @@ from fedclient.device.judgement import Judgements, Told
 from fedclient.device.personal import PersonalLayer
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import TunedHead
-from fedclient.errors import ModelError, StorageDamaged
+from fedclient.errors import StorageDamaged
 from fedclient.session import State
 from fedclient.storage import Database
-from fedclient.values import HeadVersion, Judgement, Manifest, Verdict
+from fedclient.values import HeadVersion, Manifest, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +57,6 @@ class Adoption:
         head = state.judging or state.to_judge
         if head is None or state.running:
             return None
-        if state.judging is None and (told := self._without_judge(head)) is not None:
-            return told
         why = self._work.conditions.held_back(self._work.doing(state), now_s, KEEPS_JUDGES_BACK)
         if state.judging is not None:
             self._work.guard_memory()
@@ -71,32 +65,6 @@ class Adoption:
             log.info("head %s is not judged now: %s", head, why)
         self._held_back = why
         return None if why else session.Calm()
-
-    def _without_judge(self, head: HeadVersion) -> session.Judged | None:
-        """Return the verdict on a head that needs no child; it is written down like a child's."""
-        manifest = self._journal.manifest(head)
-        if manifest is None:
-            return None
-        needed = self._config.adoption.min_samples
-        labelled = self._work.conditions.labelled(manifest.labels)
-        if labelled is None or labelled >= needed or self._could_judge_before(manifest, needed):
-            return None
-        verdict, why = Verdict.UNJUDGED, f"{labelled} labelled samples, {needed} are needed to judge"
-        try:
-            self._head(manifest)
-        except ModelError as error:
-            verdict, why = Verdict.KEPT_PREVIOUS, str(error)
-        told = Told(judgement=Judgement(head_version=head, verdict=verdict), why=why)
-        with self._database.transaction():
-            self._judgements.save(told)
-        return session.Judged(head, verdict)
-
-    def _could_judge_before(self, manifest: Manifest, needed: int) -> bool:
-        """Whether there were enough samples for the head in use, whose labels were others."""
-        slot = self._slots.active()
-        if slot is None or slot.labels == manifest.labels:
-            return False
-        return (self._work.conditions.labelled(slot.labels) or 0) >= needed
 
     # --- what -------------------------------------------------------------------------------------------
     def last(self) -> Told | None:
@@ -143,16 +111,7 @@ class Adoption:
             log.error("head %s cannot be trained here; apps use %s", bad, used)
 
     def _head(self, manifest: Manifest) -> bytes:
-        """Return a head as apps get it; raises ModelError for one that no app could use."""
+        """Return a head as apps get it: with this device's personal layer."""
         head = self._blobs.read(manifest.head)
-        if not math.isfinite(sum(_floats(head))):  # no sum of so few float32 overflows
-            raise ModelError("the head holds NaN or infinity")
         epoch = self._work.conditions.samples_epoch()
         return head if epoch is None else PersonalLayer(self._database).over(head, manifest, epoch)
-
-
-def _floats(data: bytes) -> array[float]:
-    found = array("f", data)
-    if sys.byteorder == "big":
-        found.byteswap()
-    return found

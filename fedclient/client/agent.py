@@ -61,11 +61,11 @@ class Agent(Actor):
     def interests(self) -> dict[int, int]:
         """Descriptors to wait for."""
         of_link = self._link.transport.interests() if self._link else {}
-        return {**of_link, **self.work.interests(), **self.heads.assembly.interests()}
+        return {**of_link, **self.work.interests()}
 
     def deadline_s(self) -> float | None:
         """When to call `service` at the latest, in boot-time seconds; None: only for a descriptor."""
-        due = [self._timers.earliest_s(), self.heads.assembly.deadline_s()]
+        due = [self._timers.earliest_s()]
         if self._link is not None:
             due.append(self._link.transport.deadline_s())
         if self.work.child is not None:
@@ -82,8 +82,6 @@ class Agent(Actor):
 
     def _service(self, ready: Collection[int]) -> None:
         self._feed_all(self.work.service(ready, self._ledger.outbox, self._now_s))
-        if self.heads.service(ready, self._now_s):
-            self._fetch_wanted()
         if self._link is not None:
             for incoming in self._link.service(ready, self._now_s):
                 self._incoming(incoming)
@@ -95,7 +93,6 @@ class Agent(Actor):
         """Let go of everything but the database, and take up what it says a little later."""
         pause_s, self.disk_reason = self._stumbling.next_s(), str(error)
         log.error("nothing is lost, trying again in %.0f s: %s", pause_s, error)
-        self.heads.assembly.stop()
         self.work.stop_and_wait(self._now_s)
         self._close_link()
         self._timers = Timers()
@@ -109,7 +106,6 @@ class Agent(Actor):
 
     def stop(self) -> None:
         """End orderly: the trainer checkpoints, the broker gets a DISCONNECT, everything is stored."""
-        self.heads.assembly.stop()
         self.work.stop_and_wait(self._now_s)
         self._close_link()
         self.work.close()

@@ -17,7 +17,6 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from fedclient.device.assembly import AssembleArguments
 from fedclient.device.jobs import JobArguments, Jobs, Lease, TrainerExit
 from fedclient.device.judgement import JudgeArguments
 from fedclient.storage import Database
@@ -36,12 +35,12 @@ _IN_WORDS: dict[int, str] = {
     TrainerExit.LOST: "the stored head or model is damaged",
     TrainerExit.ASTRAY: "what was fetched does not lead to the head that the manifest names",
 }
-_VERBS: dict[type, str] = {JobArguments: "job", JudgeArguments: "judge", AssembleArguments: "assemble"}
-Arguments = JobArguments | JudgeArguments | AssembleArguments
+_VERBS: dict[type, str] = {JobArguments: "job", JudgeArguments: "judge"}
+Arguments = JobArguments | JudgeArguments
 
 
 class Child:
-    """One running trainer, or one that only judges, or puts a head together."""
+    """One running trainer, or one that only judges, or writes the heads of nodes."""
 
     def __init__(self, arguments: Arguments | NodeHeadArguments, timeout_at_s: float) -> None:
         self.only_judges = isinstance(arguments, JudgeArguments)

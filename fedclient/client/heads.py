@@ -1,38 +1,37 @@
-"""The heads a device takes, fetches and puts together, within its owner's bounds.
+"""The heads a device takes and fetches, within its owner's bounds.
 
-    manifest -> route -> blobs of the route -> a child puts the head together -> the head, verified
+    manifest -> route -> blobs of the route, verified; a head is here when all of its route is
 
-What leads nowhere is replaced by the whole head, once; where that leads nowhere either, the pauses grow.
+The first trainer or judge that reads a head puts it together (`trainer/assemble.py`).  One that fails in that
+says so by its end: what leads nowhere is replaced by the whole head, once; where that leads nowhere
+either, the pauses grow.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
 from fedclient.client import allowance
-from fedclient.client.assembly import Assembly
 from fedclient.client.child import describe
 from fedclient.client.fetch import Fetch, check_sizes
 from fedclient.client.link import Link
-from fedclient.client.routes import Route, shortest, whole
 from fedclient.config import Config
 from fedclient.device.blobs import Blobs
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import TrainerExit
 from fedclient.device.journal import Journal
+from fedclient.device.routes import Route, is_complete, shortest, whole
 from fedclient.errors import ConfigError, StorageDamaged
 from fedclient.values import BlobRef, HeadVersion, Manifest
 
 log = logging.getLogger(__name__)
 
 QUIET_S = 60.0  # without a chunk of a delta that is asked for: the broker may not have it, but the whole head
-LOOK_S = 1.0  # while a child works: whether something speaks against it now
-PAUSES_S = (30.0, 3600.0)  # after a child that failed: the first, and the longest; they double
-MAX_CRASHES = 3  # of a child that adds deltas; then the whole head is tried
+PAUSES_S = (30.0, 3600.0)  # after a child that put no head together: the first, and the longest; they double
+MAX_CRASHES = 2  # of a child that was to add deltas; then the whole head is tried, before a job is given up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +45,11 @@ class Came:
 class Heads:
     """Manifests in, heads out."""
 
-    def __init__(self, folder: DeviceFolder, config: Config, journal: Journal, assembly: Assembly) -> None:
+    def __init__(self, folder: DeviceFolder, config: Config, journal: Journal) -> None:
         self._folder = folder
         self._config = config
         self._journal = journal
         self._blobs = Blobs(folder.blobs)
-        self.assembly = assembly
         self._forget(None)
 
     def _forget(self, version: HeadVersion | None) -> None:
@@ -59,13 +57,14 @@ class Heads:
         self._version = version  # which head is being fetched
         self._fetch: Fetch | None = None
         self._route: Route | None = None
+        self._missing_bytes = 0  # of that route, when it was chosen
         self._only_whole = False  # its deltas led nowhere
         self._quiet_from_s: float | None = None  # since when nothing came of a delta
         self._failures = 0
         self._not_before_s = -inf
         self.look_again_s: float | None = None  # when `begin` has something to do, if nothing comes before
-        self._target: Manifest | None = None  # of the head that the child works on
         self.came: Came | None = None  # how this head came; None: it was here
+        self._reported = ""  # the last trouble that was logged
         self.trouble = ""  # why the head that is wanted is not here yet, where that is not the broker's fault
 
     def admit(self, manifest: Manifest) -> None:
@@ -104,13 +103,9 @@ class Heads:
         return self._is_bad and not self._on_delta
 
     def is_fetched(self, version: HeadVersion) -> bool:
-        """Whether nothing of this head has to come over the network any more: the rest is a child's work."""
-        if self.assembly.child is not None:
-            return True
-        if version != self._version:
-            return False
-        done = self._fetch is not None and self._fetch.done
-        return done or (self._target is not None and self._is_here(self._target))
+        """Whether nothing of this head has to come over the network any more."""
+        manifest = self._journal.manifest(version)
+        return manifest is not None and self._is_here(manifest)
 
     @property
     def _is_bad(self) -> bool:
@@ -124,57 +119,55 @@ class Heads:
         return self._fetch.fetching in self._route.steps
 
     def begin(self, version: HeadVersion, link: Link | None, now_s: float) -> bool:
-        """Do what is next for this head: fetch it, have it put together; True when it is here."""
+        """Fetch what leads to this head; True when all of it is here, and a child may put it together."""
         manifest = self._journal.manifest(version)
         if manifest is None or link is None:
             if link is not None:
                 link.subscribe(link.topics.manifest)  # ours is damaged: the broker sends it again
             return False
-        if self.assembly.child is not None:  # also of another head: the next route may begin from it
-            self.look_again_s = now_s + LOOK_S
-            return False
         if version != self._version:
             self.finish(link)
             self._forget(version)
-        if self._is_here(manifest):
-            self.finish(link)
-            self.trouble, self._failures = "", 0
-            return True
         if now_s < self._not_before_s:
             self.look_again_s = self._not_before_s
             return False
         return self._go_on(manifest, link, now_s)
 
     def _go_on(self, manifest: Manifest, link: Link, now_s: float) -> bool:
-        """Fetch, and when all of the route is here have the child do its part; True when nothing is left."""
+        """Fetch along a route, or another one where that does not come; True when nothing is left."""
         if self._on_delta and (self._is_bad or self._is_quiet(now_s)):
             log.warning("head %s is fetched whole: its deltas do not come", manifest.head_version)
             self._only_whole = True
             self.finish(link)
-        was_fetched = self.is_fetched(manifest.head_version)
         if self._fetch is None or self._route is None or self._is_bad:
             self.finish(link)
-            self._route, self.came = self._shortest(manifest), None
+            self._route = self._shortest(manifest)
+            self._missing_bytes = sum(step.size for step in self._route.steps if not self._blobs.has(step))
             self._fetch = Fetch((manifest.model, *self._route.steps), self._blobs, link.topics)
         self.update_subscriptions(link)
         if not self._fetch.done:
             self.look_again_s = self._patience_s(now_s)
-        elif self._is_here(manifest):
-            self.finish(link)
-            return True
-        elif was_fetched:
-            self._assemble(manifest, self._route, now_s)
-        else:
-            self.look_again_s = now_s  # whoever asks looks first whether a child may work now
-        return False
+            return False
+        self.finish(link)
+        self._note_what_came(manifest)
+        self.trouble = ""
+        return True
+
+    def _note_what_came(self, manifest: Manifest) -> None:
+        came = self._missing_bytes
+        self.came = Came(bytes=came, saved=max(0, manifest.full.size - came)) if came else None
 
     def _shortest(self, manifest: Manifest) -> Route:
+        """Return the way that a child will find to this head; without steps where the head itself is here."""
+        if self._blobs.has(manifest.head):
+            return Route(base=None, steps=())
         if self._only_whole:
             return whole(manifest)
         return shortest(manifest, self._journal.manifest, self._blobs.has)
 
     def _is_here(self, manifest: Manifest) -> bool:
-        return self._blobs.has(manifest.model) and self._blobs.has(manifest.head)
+        """Whether the model is here, and the head or all that leads to it."""
+        return self._blobs.has(manifest.model) and is_complete(self._shortest(manifest), self._blobs.has)
 
     def _patience_s(self, now_s: float) -> float | None:
         """Return until when a delta is waited for; None: nothing else can take the place of what is."""
@@ -210,54 +203,45 @@ class Heads:
         self._fetch = None
         self._quiet_from_s = self.look_again_s = None
 
-    def hold_back(self, link: Link | None) -> None:
-        """Do nothing for a head now, and have nothing done; what came is kept."""
-        if self._fetch is not None and not self._fetch.done:
-            self.finish(link)
-        self.assembly.cut_off()
-
     # --- putting together ---------------------------------------------------------------------------
-    def _assemble(self, manifest: Manifest, route: Route, now_s: float) -> None:
-        if self.assembly.start(manifest, route, now_s):
-            self._target = manifest
-            self.look_again_s = now_s + LOOK_S
-        else:
-            self._failed(TrainerExit.CRASHED, now_s)
+    def is_not_made(self, version: HeadVersion, code: int, now_s: float) -> bool:
+        """Tell whether a child that ended like this was to put this head together, and did not.
 
-    def service(self, ready: Collection[int], now_s: float) -> bool:
-        """Look after the child; True when it is gone, and `begin` shall go on."""
-        code = self.assembly.service(ready, now_s)
-        if code is None or self._target is None or self._route is None:
+        Then the whole head is next where deltas are at fault; else it is tried again, ever more rarely.
+        """
+        manifest = self._journal.manifest(version)
+        if manifest is None or self._blobs.has(manifest.head):
             return False
-        if self._blobs.has(self._target.head):  # that it was asked to stop came too late
-            self.came = Came(bytes=self._route.bytes, saved=self._target.full.size - self._route.bytes)
-        elif code != TrainerExit.STOPPED:
-            self._failed(code or TrainerExit.CRASHED, now_s)
-        if code != TrainerExit.STOPPED:
-            self._fetch = None  # what is here may have changed: somebody may have found the model damaged
+        if version != self._version:
+            if self._fetch is not None:  # of the head that comes in its place
+                return False
+            self._forget(version)
+        self._failed(manifest, code, now_s)
         return True
 
-    def _failed(self, code: int, now_s: float) -> None:
-        """Take the whole head where deltas are at fault; else wait, ever longer, and say so once."""
-        route, self._failures = self._route, self._failures + 1
+    def _failed(self, manifest: Manifest, code: int, now_s: float) -> None:
+        route = self._route or self._shortest(
+            manifest
+        )  # the one that was taken: blobs of it may be gone by now
+        self._failures += 1
         at_fault = code in {TrainerExit.ASTRAY, TrainerExit.LOST} or self._failures >= MAX_CRASHES
-        if route is not None and route.base is not None and at_fault:
+        if route.base is not None and at_fault:
             log.warning("head %s is fetched whole, its deltas led nowhere: %s", self._version, describe(code))
             self._blobs.remove(route.steps)
-            self._only_whole, self._failures, self.look_again_s = True, 0, now_s
+            self._only_whole, self._failures = True, 0
             return
-        trouble = f"head {self._version} cannot be put together: {describe(code)}"
-        if trouble != self.trouble:  # once per change
-            log.error("%s; trying again later", trouble)
+        self.trouble = f"head {self._version} cannot be put together: {describe(code)}"
+        if self.trouble != self._reported:  # once per change
+            log.error("%s; trying again later", self.trouble)
+        self._reported = self.trouble
         first_s, longest_s = PAUSES_S
-        pause_s = min(longest_s, first_s * 2.0 ** min(self._failures - 1, 16))
-        self.trouble, self._not_before_s, self.look_again_s = trouble, now_s + pause_s, now_s + pause_s
+        self._not_before_s = now_s + min(longest_s, first_s * 2.0 ** min(self._failures - 1, 16))
 
     # --- what is here -------------------------------------------------------------------------------
     def check(self, version: HeadVersion, keep: tuple[HeadVersion | None, ...]) -> None:
         """See that this head and its model are here; blobs of any other head that is not in `keep` go.
 
-        Of a head that is not here yet its route is kept too.  Raises StorageDamaged when the bytes of
+        Of a head that is not put together yet its route is kept too.  Raises StorageDamaged when the bytes of
         `version` are not here as they were stored.
         """
         manifest = self._journal.manifest(version)
@@ -267,11 +251,12 @@ class Heads:
             raise StorageDamaged(f"model or head of {version} is gone: it will be fetched again")
         kept = [self._journal.manifest(other) for other in keep if other is not None]
         needed = [manifest, *(other for other in kept if other is not None)]
-        if self.assembly.child is None:
-            self._blobs.sweep()
         self._blobs.keep_only([ref for one in needed for ref in self._refs(one)])
 
     def _refs(self, manifest: Manifest) -> tuple[BlobRef, ...]:
-        """Return what is needed of a head."""
+        """Return what is needed of a head; of one that is not put together all that may lead to it."""
         here = manifest.model, manifest.head
-        return here if self._blobs.has(manifest.head) else (*here, manifest.full, *manifest.deltas)
+        if self._blobs.has(manifest.head):
+            return here
+        base = self._shortest(manifest).base
+        return (*here, manifest.full, *manifest.deltas, *(() if base is None else (base,)))

@@ -7,16 +7,17 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from fedclient import session
-from fedclient.client.child import Child, describe, end_orphan
+from fedclient.client.child import Arguments, Child, describe, end_orphan
 from fedclient.client.conditions import SAVE_S, Conditions, Doing, closed_sentences
 from fedclient.config import Config
+from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, JobArguments, Jobs, TrainerExit
@@ -54,12 +55,15 @@ class Work:
         self._journal = Journal(database)
         self._judgements = Judgements(database)
         self.conditions = Conditions(folder, config, database, root=root)
+        self._blobs = Blobs(folder.blobs)
         self._trainer = config.trainer_on(self.conditions.profile)
+        self.begin: Callable[[Arguments, float], Child] = Child
         self._saved_s = 0.0
         self._asked_for: object = None  # what was last decided about
         self.child: Child | None = None
         self.failure = ""  # how the last trainer ended, if that was without a result
         self._judges: HeadVersion | None = None  # the head that the child shall come to a verdict on
+        self.is_not_made: Callable[[HeadVersion, int, float], bool] = lambda *_: False  # see `Heads`
 
     # --- deciding -------------------------------------------------------------------------------------
     @property
@@ -196,7 +200,8 @@ class Work:
         )
         child = self._begin(arguments, now_s)
         if child is None:
-            return [session.Crashed(Cause.CRASH)]
+            ended = order.version, int(TrainerExit.CRASHED)
+            return self._failed(ended, session.Crashed(Cause.CRASH), now_s)
         self._judges = order.version if order.judges else None
         self.conditions.trainer_starts(now_s)
         self._saved_s = -inf  # that it runs is saved at the first look
@@ -216,7 +221,7 @@ class Work:
         )
         child = self._begin(arguments, now_s)
         if child is None:
-            return [session.JudgeEnded(Cause.CRASH)]
+            return self._failed((version, TrainerExit.CRASHED), session.JudgeEnded(Cause.CRASH), now_s)
         self._judges = version
         log.info("judging head %s pid=%d", version, child.pid)
         return []
@@ -233,9 +238,10 @@ class Work:
             "verbose": log.isEnabledFor(logging.INFO),
         }
 
-    def _begin(self, arguments: JobArguments | JudgeArguments, now_s: float) -> Child | None:
+    def _begin(self, arguments: Arguments, now_s: float) -> Child | None:
+        self._blobs.sweep()  # what a child that was killed has left: no other one writes there
         try:
-            self.child = Child(arguments, timeout_at_s=now_s + self._trainer.timeout_s)
+            self.child = self.begin(arguments, now_s + self._trainer.timeout_s)
         except OSError as error:
             self.failure = f"it cannot be started: {error.strerror}"
             log.warning("no trainer: %s", self.failure)
@@ -282,7 +288,7 @@ class Work:
         verdict, judged = self.verdict(), self._judges
         self.child, self.failure, self._judges = None, "", None
         if only_judged:
-            return verdict or self._judge_ended(judged, code, stopped=stopped)
+            return verdict or self._judge_ended((judged, code), now_s, stopped=stopped)
         self.conditions.trainer_ended(now_s)
         if unsettled is not None:  # whatever the exit code: the transaction is what counts
             return [*verdict, session.Finished(unsettled.counter)]
@@ -291,22 +297,31 @@ class Work:
         self.failure = describe(code)
         log.warning("the trainer ended without a result: %s", self.failure)
         job = self._jobs.current()
-        events: list[session.Event] = [*verdict, session.Crashed(_cause(code))]
-        if code == TrainerExit.LOST and job is not None:
-            self._set_damage_aside()
-            events.append(session.HeadLost(job.head_version))
-        return events
+        head = None if job is None else job.head_version
+        return [*verdict, *self._failed((head, code), session.Crashed(_cause(code)), now_s)]
 
-    def _judge_ended(self, head: HeadVersion | None, code: int, *, stopped: bool) -> list[session.Event]:
+    def _judge_ended(
+        self, ended: tuple[HeadVersion | None, int], now_s: float, *, stopped: bool
+    ) -> list[session.Event]:
         """Say what the end of a child that only judged means, without a verdict."""
         if stopped:
             return [session.JudgeEnded(None)]
-        log.warning("judging ended without a verdict: %s", describe(code))
-        events: list[session.Event] = [session.JudgeEnded(_cause(code))]
-        if code == TrainerExit.LOST and head is not None:
+        log.warning("judging ended without a verdict: %s", describe(ended[1]))
+        return self._failed(ended, session.JudgeEnded(_cause(ended[1])), now_s)
+
+    def _failed(
+        self, ended: tuple[HeadVersion | None, int], event: session.Event, now_s: float
+    ) -> list[session.Event]:
+        """Return what the end of a child that failed on this head means for the head as well."""
+        head, code = ended
+        if head is None:
+            return [event]
+        if code == TrainerExit.LOST:
             self._set_damage_aside()
-            events.append(session.HeadLost(head))
-        return events
+        if self.is_not_made(head, code or TrainerExit.CRASHED, now_s):
+            self.failure = ""  # it is the head's, and told as that
+            return [session.HeadLost(head), event]  # in this order it is no strike: `Heads` counts
+        return [event, session.HeadLost(head)] if code == TrainerExit.LOST else [event]
 
     def _set_damage_aside(self) -> None:
         """Read every page of what the trainer reads: the agent's own questions may touch no bad one."""

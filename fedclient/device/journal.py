@@ -6,17 +6,21 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedclient.errors import WireError
-from fedclient.session import Enrolment, State
+from fedclient.limits import MAX_DELTAS
 from fedclient.storage import Database
 from fedclient.values import NO_HEAD, HeadVersion, Manifest, Reason
 from fedclient.wire import messages
 
+if TYPE_CHECKING:  # a judge, which reads no state, starts sooner without
+    from fedclient.session import State
+
 log = logging.getLogger(__name__)
 
 _HISTORY_ROWS = 1000  # what status and its readers look back on; older rows go
-_MANIFESTS_KEPT = 4  # current, wanted, the job's, and the one to fall back to
+_MANIFESTS_KEPT = 1 + MAX_DELTAS  # of the newest head, and of any that its deltas may lead on from
 
 
 def _pair(version: HeadVersion | None) -> list[int] | None:
@@ -61,6 +65,8 @@ class Journal:
     # --- session ---
     def load_state(self) -> State:
         """Return what was saved last; where that is damaged, what the other tables still know of it."""
+        from fedclient.session import Enrolment, State  # noqa: PLC0415
+
         row = self._database.one("SELECT state FROM session WHERE id = 1")
         if row is None:
             return State()
@@ -118,6 +124,8 @@ class Journal:
 
     def _rest_of_state(self) -> State:
         """The floor must not fall, and no head be trained on twice; all else is asked for again."""
+        from fedclient.session import State  # noqa: PLC0415
+
         seen = self._newest("SELECT generation, version FROM manifest ORDER BY 1 DESC, 2 DESC LIMIT 1")
         done = self._newest("SELECT generation, version FROM history ORDER BY 1 DESC, 2 DESC LIMIT 1")
         return State(floor=seen or NO_HEAD, wanted=seen, done=done)

@@ -27,7 +27,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fedclient import config, storage
+from fedclient import storage
 from fedclient.errors import DataError, StorageDamaged, StorageFull
 from fedclient.samples import nodes, schema, selection
 from fedclient.samples.array import Array, as_array
@@ -76,8 +76,11 @@ class Stats:
 
 def database_path(state: Path | None = None) -> Path:
     """Return where the sample store of a state folder is; without one given, of the commands' own."""
-    folder = config.load(None, os.environ).state if state is None else state
-    return folder / "samples" / "samples.db"
+    if state is None:
+        from fedclient import config  # noqa: PLC0415 - who knows the folder starts sooner without
+
+        state = config.load(None, os.environ).state
+    return state / "samples" / "samples.db"
 
 
 def features_path(database: Path) -> Path:

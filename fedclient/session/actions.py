@@ -23,7 +23,7 @@ class SendEnrolment:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Get model and head of this version, as far as they are not here."""
+    """Get model of this version and what leads to its head, as far as they are not here."""
 
     version: HeadVersion
 
@@ -37,7 +37,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """See that model and head of this version are here whole, and let go of what no head needs."""
+    """See that this version's model, and its head or what leads to it, are here; what no head needs goes."""
 
     version: HeadVersion
 

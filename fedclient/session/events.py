@@ -61,7 +61,7 @@ class NewHead:
 
 @dataclass(frozen=True, slots=True)
 class HeadReady:
-    """Model and head of this version are stored whole and verified."""
+    """Model of this version, and its head or all that leads to it, are stored whole and verified."""
 
     version: HeadVersion
 

@@ -137,8 +137,9 @@ def _heads(state: State, event: Heads) -> tuple[State, tuple[Action, ...]]:
         case NewHead(version) if version == state.wanted:
             return state, (Fetch(version),)
         case HeadReady(version) if version == state.wanted:
-            again = (Adopt(version),) if version == state.adopted else ()
-            return replace(state, current=version, wanted=None), (Check(version), *again)
+            # one that apps were given before it was lost is judged anew: who does that puts it together
+            judged = None if version == state.adopted else state.judged
+            return replace(state, current=version, wanted=None, judged=judged), (Check(version),)
         case HeadLost(version) if version == state.current and state.wanted is None:
             return replace(state, current=None, wanted=version), (Fetch(version),)
     return state, ()

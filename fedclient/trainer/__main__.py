@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fedclient.device.assembly import AssembleArguments
 from fedclient.device.jobs import JobArguments, TrainerExit
 from fedclient.device.judgement import JudgeArguments
-from fedclient.errors import DataError, FedClientError, ModelError, StorageDamaged, TransientError
+from fedclient.errors import AstrayHead, DataError, FedClientError, ModelError, StorageDamaged, TransientError
 from fedclient.training import process
 
 # one core: the head is small, and BLAS would start a thread for each core of the board
@@ -22,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main(argv: list[str]) -> int:
-    """Run one job, dry run or judge, put a head together, or write the heads of nodes; the exit code."""
+    """Run one job, dry run or judge, or write the heads of nodes; the exit code."""
     stop = {"asked": False}
 
     def on_sigterm(*_: object) -> None:
@@ -60,10 +59,6 @@ def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) 
         from fedclient.trainer import dry_run  # noqa: PLC0415
 
         return dry_run.run(dry_run.DryRunArguments(**arguments))
-    if verb == "assemble":
-        from fedclient.trainer import assemble  # noqa: PLC0415
-
-        return assemble.run(AssembleArguments(**arguments))
     if verb == "node-heads":
         from fedclient.nodes.headfile import NodeHeadArguments  # noqa: PLC0415
         from fedclient.trainer import node_heads  # noqa: PLC0415
@@ -79,6 +74,8 @@ def _run(verb: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) 
 
 
 def _exit_code(error: FedClientError) -> int:
+    if isinstance(error, AstrayHead):
+        return TrainerExit.ASTRAY
     if isinstance(error, StorageDamaged):
         return TrainerExit.LOST
     if isinstance(error, TransientError):

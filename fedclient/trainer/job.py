@@ -12,11 +12,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedclient.device.blobs import Blobs
 from fedclient.device.jobs import Job, JobArguments, TrainerExit
 from fedclient.errors import PrivacyFloor, StorageDamaged
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
 from fedclient.trainer import checkpoints, judge, personal, statistics
+from fedclient.trainer.assemble import put_together
 from fedclient.trainer.handover import Result, TakenBack, body_room, hand_over, take_back
 from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.pack import pack
@@ -46,17 +48,18 @@ class JobRun:
         job = self._place.take_job()
         if job is None:
             return TrainerExit.STOPPED
-        if self._arguments.judges and not judge.first(self._place, job, self._should_stop):
-            return TrainerExit.STOPPED
-        try:
-            return self._carry_out(job)
-        except (Superseded, AskedToStop):
-            return TrainerExit.STOPPED
-
-    def _carry_out(self, job: Job) -> TrainerExit:
         manifest = self._place.journal.manifest(job.head_version)
         if manifest is None:
             raise StorageDamaged(f"the manifest of head {job.head_version} is gone")
+        put_together(Blobs(self._place.folder.blobs), manifest, self._place.journal.manifest)
+        if self._arguments.judges and not judge.first(self._place, job, self._should_stop):
+            return TrainerExit.STOPPED
+        try:
+            return self._carry_out(job, manifest)
+        except (Superseded, AskedToStop):
+            return TrainerExit.STOPPED
+
+    def _carry_out(self, job: Job, manifest: Manifest) -> TrainerExit:
         model, base = load(self._place.folder, manifest, job.threads)
         job, prepared = self._samples(job, manifest, model)
         log.info("head %s samples=%d", job.head_version, len(prepared.examples))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedclient import runtime
+from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.folder import DeviceFolder
 from fedclient.device.jobs import Job, JobArguments, TrainerExit
@@ -31,6 +32,7 @@ from fedclient.errors import DataError, FedClientError, ModelError, NoModelYet, 
 from fedclient.runtime import TrainableModel
 from fedclient.samples.store import SampleStore
 from fedclient.storage import Database
+from fedclient.trainer.assemble import put_together
 from fedclient.trainer.loading import AskedToStop, features, load
 from fedclient.trainer.workplace import Workplace
 from fedclient.training.dataset import Prepared, class_number, fits, prepare
@@ -129,20 +131,42 @@ class Court:
         self._terms = terms
         self._should_stop = should_stop
         self._store = SampleStore(folder.samples)
+        self._blobs = Blobs(folder.blobs)
+        self._journal = Journal(database)
 
     def judge(self, version: HeadVersion) -> Verdict:
-        """Come to a verdict on a head whose model and bytes are stored, and write it down."""
-        manifest = Journal(self._database).manifest(version)
+        """Come to a verdict on a head whose model is stored and all that leads to it, and write it down."""
+        manifest = self._journal.manifest(version)
         if manifest is None:
             raise StorageDamaged(f"the manifest of head {version} is gone")
+        put_together(self._blobs, manifest, self._journal.manifest)
         try:
-            verdict, why, report = self._verdict(manifest)
+            verdict, why, report = self._without_model(manifest) or self._verdict(manifest)
         except ModelError as error:  # it cannot be run here, or is not finite
             verdict, why, report = Verdict.KEPT_PREVIOUS, str(error), {}
         told = Told(judgement=Judgement(head_version=version, verdict=verdict), why=why, report=report)
         with self._database.transaction():
             Judgements(self._database).save(told)
         return verdict
+
+    def _without_model(self, manifest: Manifest) -> tuple[Verdict, str, dict[str, object]] | None:
+        """Return the verdict where too few samples have a label that the head knows.
+
+        None where there are enough, now or for the head in use, whose labels were others.
+        """
+        needed = self._terms.min_judged
+        labelled = self._store.labelled(manifest.labels)
+        if labelled >= needed or self._could_judge_before(manifest):
+            return None
+        if not np.isfinite(_flat(self._blobs.read(manifest.head))).all():
+            raise ModelError("the head holds NaN or infinity")
+        return Verdict.UNJUDGED, f"{labelled} labelled samples, {needed} are needed to judge", {}
+
+    def _could_judge_before(self, manifest: Manifest) -> bool:
+        slot = Slots(self._folder.current).active()
+        if slot is None or slot.labels == manifest.labels:
+            return False
+        return self._store.labelled(slot.labels) >= self._terms.min_judged
 
     def _verdict(self, manifest: Manifest) -> tuple[Verdict, str, dict[str, object]]:
         case = self._case(manifest)
@@ -267,7 +291,7 @@ class Court:
 
     def _model_hash(self, slot: Slot) -> bytes:
         """Return under which name features of the model in use are cached."""
-        known = Journal(self._database).manifest(slot.version)
+        known = self._journal.manifest(slot.version)
         same = known is not None and model_file(known) == slot.model_file
         return known.model.hash if known is not None and same else bytes.fromhex(slot.model_sha256)
 

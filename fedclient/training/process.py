@@ -7,7 +7,8 @@ import os
 import platform
 import resource
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MIB = 1024 * 1024
@@ -43,6 +44,26 @@ def limit_memory(memory_mib: int) -> None:
     _, allowed = resource.getrlimit(resource.RLIMIT_DATA)  # a service's own limit cannot be raised
     limit = memory_mib * _MIB if allowed == resource.RLIM_INFINITY else min(memory_mib * _MIB, allowed)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+@contextmanager
+def memory_grows_by(memory_mib: int) -> Iterator[None]:
+    """Refuse this process more private memory than `memory_mib` beyond what it has now."""
+    limit, allowed = resource.getrlimit(resource.RLIMIT_DATA)
+    most = _private_bytes() + memory_mib * _MIB
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (most if limit == resource.RLIM_INFINITY else min(most, limit), allowed)
+    )
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, allowed))
+
+
+def _private_bytes() -> int:
+    """Return what RLIMIT_DATA is compared with."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
 
 
 def die_with(parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import select
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 
 from fedclient import codec, runtime
 from fedclient.client.agent import Agent
+from fedclient.client.child import Arguments, Child
 from fedclient.config import AdoptionSettings, Config, TrainerSettings
 from fedclient.crypto.keys import SealingKey, SigningKey
 from fedclient.device import enrolment
 from fedclient.device import folder as folders
-from fedclient.device.assembly import AssembleArguments
 from fedclient.device.blobs import Blobs
 from fedclient.device.folder import DeviceFolder
+from fedclient.device.judgement import JudgeArguments
 from fedclient.device.outbox import Outbox
 from fedclient.downlink import GatewayDownlink
 from fedclient.errors import CodecError, FedClientError
@@ -28,7 +30,7 @@ from fedclient.model.head import write_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing import setup
 from fedclient.trainer import __main__ as trainer
-from fedclient.trainer import assemble
+from fedclient.trainer import judge
 from fedclient.transport.base import Received
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.uplink import DeviceUplink, GatewayUplink, envelope_hash
@@ -188,22 +190,49 @@ def on_grid(weights: np.ndarray) -> np.ndarray:
     return (rounded + 0.0).astype("<f4")
 
 
-class Here:
-    """Puts a head together like the child, but in this process, and has ended at once."""
+def large(broker: MemoryBroker) -> MiniGateway:
+    """Return a gateway whose heads are so large that deltas are worth their while."""
+    made = MiniGateway(broker)
+    made.model = write_head(63, 41)
+    return made
 
-    def __init__(self, arguments: AssembleArguments, timeout_at_s: float) -> None:
+
+def weights(number: int) -> bytes:
+    """Return one of a series of heads for `large`: each changes the one before in few places."""
+    draw = np.random.default_rng(5)
+    head = draw.integers(-500, 500, 41 * 64)
+    for _ in range(number):
+        head[draw.integers(0, len(head), 20)] += draw.integers(-9, 9, 20)
+    return (head / 1024).astype("<f4").tobytes()
+
+
+class Here:
+    """Judges like the child, but in this process, and has ended at once."""
+
+    only_judges = True
+
+    def __init__(self, arguments: JudgeArguments, timeout_at_s: float) -> None:
         self.gone_descriptor = os.eventfd(1)
-        self.kill_at_s, self.was_cut_off, self.pid = timeout_at_s, False, os.getpid()
+        self.kill_at_s, self.asked, self.was_cut_off, self.pid = timeout_at_s, False, False, os.getpid()
+        self._code = self.work(arguments)
+
+    def work(self, arguments: JudgeArguments) -> int:
         try:
-            self._code: int = assemble.run(arguments)
+            return judge.run(arguments, lambda: False)
         except FedClientError as error:
-            self._code = trainer._exit_code(error)
+            return trainer._exit_code(error)
+
+    def ask_to_stop(self, *_: float) -> None:
+        self.asked = True
 
     def cut_off(self) -> None:
         self.was_cut_off = True
 
     def kill(self) -> None:
         """It has ended."""
+
+    def stop(self, _: float) -> None:
+        self.finish()
 
     def finish(self) -> int:
         os.close(self.gone_descriptor)
@@ -221,7 +250,7 @@ class Device:
         self.config = replace(config, state=path)
         self.now_s = 1000.0
         self.agent: Agent | None = None
-        self.puts_together: type = Here  # `Child` for a real one
+        self.judges: type = Here  # `Child` for a real one
 
     def samples(self, count: int = 60, seed: int = 1) -> None:
         with SampleStore(self.folder.samples) as store:
@@ -247,9 +276,13 @@ class Device:
         self.agent = Agent(
             self.folder, self.config, lambda _, client_id: MemoryTransport(self.broker, client_id), seed=1
         )
-        self.agent.heads.assembly.begin = self.puts_together
+        self.agent.work.begin = self._begin
         self.agent.start(self.now_s)
         return self.agent
+
+    def _begin(self, arguments: Arguments, timeout_at_s: float) -> Child | Here:
+        begin = self.judges if isinstance(arguments, JudgeArguments) else Child
+        return begin(arguments, timeout_at_s)
 
     def stop(self) -> None:
         if self.agent is not None:
@@ -265,7 +298,7 @@ class Device:
             ready = self._ready(agent)
             agent.service(ready, self.now_s)
             deadline_s = agent.deadline_s()
-            more = ready or (agent.heads.assembly.child is not None and self._ready(agent))
+            more = ready or (isinstance(agent.work.child, Here) and self._ready(agent))
             if not more and (deadline_s is None or deadline_s > self.now_s):
                 return
         raise AssertionError("the agent never rests: something is always due")
@@ -282,13 +315,15 @@ class Device:
         assert select.select([child.gone_descriptor], [], [], 60)[0], "the trainer hangs"
         self.turn()
 
-    def assembly_ends(self) -> None:
-        """Wait for the real child that puts a head together, and let the agent see it."""
+    def head_is_made(self) -> None:
+        """Wait until the child that runs has put its head together."""
         assert self.agent is not None
-        child = self.agent.heads.assembly.child
-        assert child is not None, "nothing is put together"
-        assert select.select([child.gone_descriptor], [], [], 60)[0], "the child hangs"
-        self.turn()
+        child, state = self.agent.work.child, self.agent.state
+        manifest = self.agent._ledger.journal.manifest(state.judging or state.job)
+        until = time.monotonic() + 60
+        while not Blobs(self.folder.blobs).has(manifest.head):
+            assert time.monotonic() < until, "the head is not put together"
+            assert not select.select([child.gone_descriptor], [], [], 0.002)[0], "the child ended first"
 
     def hand_over(self, ref: BlobRef, data: bytes) -> None:
         """Put a head here that no gateway could encode."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fedclient import load_model
+from fedclient.client.child import Child
 from fedclient.client.conditions import FETCH_LOOK_S, KEEPS_FETCHES_BACK
 from fedclient.client.timers import Timer
 from fedclient.client.work import FIRST_BACKOFF_S
@@ -46,6 +47,7 @@ def ready(device, gateway) -> Device:
     device.turn()
     device.samples(60)
     assert in_use(device) == V1
+    device.judges = Child
     return device
 
 
@@ -193,7 +195,7 @@ def test_only_what_protects_the_machine_keeps_a_judge_back(ready, gateway) -> No
     good = conditions.policy
     conditions.policy = replace(good, min_free_disk_mib=2.0**40, networks=("none",), poll_s=60.0)
     agent.heads.admit = lambda _: None
-    conditions.held_back = lambda doing, now_s, gates: (
+    conditions.held_back = lambda doing, now_s, gates=KEEPS_FETCHES_BACK: (
         "" if gates is KEEPS_FETCHES_BACK else type(conditions).held_back(conditions, doing, now_s, gates)
     )
     manifest = gateway.publish(V2, weights=trained(epochs=8))
@@ -237,7 +239,7 @@ def test_a_head_that_arrives_while_a_job_runs_is_judged_when_that_has_ended(devi
     device.turn()
     device.samples(60)
     device.turn(2.0)
-    child = agent.work.child
+    child, device.judges = agent.work.child, Child
     assert not child.only_judges
     child._process.send_signal(signal.SIGSTOP)  # it takes as long as the test wants
     gateway.publish(V2, replace(PLAN, max_staleness=1), weights=broken())
@@ -255,6 +257,7 @@ def test_a_head_that_no_judge_comes_to_a_verdict_on_is_not_adopted(ready, gatewa
     agent = ready.agent
     gateway.publish(V2, weights=trained(epochs=8))
     ready.turn()
+    ready.head_is_made()  # else it is the head that is at fault: tests/client/test_put_together.py
     for strike in range(1, MAX_STRIKES):
         agent.work.child.kill()
         ready.trainer_ends()
@@ -282,6 +285,7 @@ def test_a_judge_that_hangs_is_ended_at_its_time(ready, gateway) -> None:
     ready.turn()
     gateway.publish(V2, weights=trained(epochs=8))
     ready.turn()
+    ready.head_is_made()
     agent.work.child._process.send_signal(signal.SIGSTOP)
     assert agent.deadline_s() <= ready.now_s + 10.0
     ready.now_s += 10.0
@@ -296,10 +300,12 @@ def test_a_trainer_that_fails_before_its_verdict_does_not_judge_again(device, ga
     gateway.publish(V1, weights=trained())
     device.turn()
     assert agent.state.judging == agent.state.job == V1
+    device.head_is_made()
     agent.work.child.kill()
     device.trainer_ends()
     if agent.state.judged == V1:
         return  # it was quicker than the kill
+    device.judges = Child
     assert (agent.state.failures, agent.state.strikes) == (1, 1)
     device.turn(FIRST_BACKOFF_S + 1.0)
     assert agent.work.child.only_judges

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedclient.client.assembly import Assembly
-from fedclient.client.heads import Heads
+from fedclient.client.heads import Came, Heads
 from fedclient.client.link import Chunk, Link
 from fedclient.config import LimitSettings, PrivacySettings
 from fedclient.device import enrolment
@@ -15,9 +14,17 @@ from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
 from fedclient.errors import ConfigError, StorageDamaged
+from fedclient.limits import MAX_DELTAS
+from fedclient.trainer.assemble import put_together
 from fedclient.transport.memory import MemoryTransport
-from fedclient.values import BlobRef, Codec, CodecMode, HeadVersion
-from tests.client.harness import PLAN, V1, V2, Here, MiniGateway
+from fedclient.values import BlobRef, Codec, CodecMode, HeadVersion, Manifest
+from fedclient.wire.topics import blob_name
+from tests.client.harness import PLAN, V1, V2, V3, MiniGateway, large, weights
+
+
+@pytest.fixture
+def gateway(broker) -> MiniGateway:
+    return large(broker)
 
 
 @pytest.fixture
@@ -26,10 +33,7 @@ def journal(device) -> Journal:
 
 
 def heads_of(device, journal: Journal, **changed: object) -> Heads:
-    config = replace(device.config, **changed)
-    assembly = Assembly(device.folder, config.trainer)
-    assembly.begin = Here
-    return Heads(device.folder, config, journal, assembly)
+    return Heads(device.folder, replace(device.config, **changed), journal)
 
 
 @pytest.fixture
@@ -54,18 +58,34 @@ def fetch(heads: Heads, link: Link, version: HeadVersion, now_s: float = 0.0) ->
         for incoming in link.service((), now_s):
             if isinstance(incoming, Chunk):
                 heads.take(incoming.topic, incoming.payload)
-        heads.service(heads.assembly.interests(), now_s)
         if heads.begin(version, link, now_s):
             return True
     return False
 
 
-def take(heads: Heads, link: Link, journal: Journal, gateway: MiniGateway, version: HeadVersion):
-    manifest = gateway.publish(version)
+def take(
+    heads: Heads,
+    link: Link,
+    journal: Journal,
+    gateway: MiniGateway,
+    version: HeadVersion,
+    *,
+    made: bool = True,
+) -> Manifest:
+    """Take a head; `made`: and have it put together, as a child does."""
+    manifest = gateway.publish(version, weights=weights(version.version))
     journal.save_manifest(manifest, keep=())
     assert heads.begin(version, link, 0.0) or fetch(heads, link, version)
+    if made:
+        put_together(heads._blobs, manifest, journal.manifest)
     heads.check(version, keep=())
     return manifest
+
+
+def here(heads: Heads, *refs: BlobRef) -> bool:
+    """Whether these blobs are all that is kept."""
+    names = {path.name for path in heads._folder.blobs.iterdir()}
+    return names == {blob_name(ref.hash) for ref in refs}
 
 
 # --- PROTOCOL 5.5 ------------------------------------------------------------------------------------
@@ -170,12 +190,53 @@ def test_rule_6_a_second_begin_keeps_the_subscriptions(heads, link, journal, gat
     assert link.transport.sent_bytes == before
 
 
-def test_blobs_of_heads_that_are_needed_stay(heads, link, journal, gateway, device) -> None:
+def test_blobs_of_heads_that_are_needed_stay(heads, link, journal, gateway) -> None:
     first = take(heads, link, journal, gateway, V1)
+    assert here(heads, first.model, first.head)
     second = take(heads, link, journal, gateway, V2)
-    names = {path.name for path in device.folder.blobs.iterdir()}
-    assert names == {ref.hash[:16].hex() for ref in (second.model, second.head)}
+    assert here(heads, second.model, second.head)
     assert first.model == second.model
+
+
+def test_of_heads_that_nobody_has_put_together_all_that_leads_to_the_newest_stays(
+    heads, link, journal, gateway
+) -> None:
+    base = take(heads, link, journal, gateway, V1)
+    for number in range(2, 2 + MAX_DELTAS):  # all of them on deltas from the first one
+        last = take(heads, link, journal, gateway, HeadVersion(1, number), made=False)
+        assert here(heads, last.model, base.head, *last.deltas[: number - 1])
+    beyond = take(heads, link, journal, gateway, HeadVersion(1, 2 + MAX_DELTAS), made=False)
+    assert here(heads, beyond.model, beyond.full, *beyond.deltas[1:])
+    put_together(heads._blobs, beyond, journal.manifest)
+    assert heads._blobs.read(beyond.head) == weights(2 + MAX_DELTAS)
+    heads.check(beyond.head_version, keep=())
+    assert here(heads, beyond.model, beyond.head)
+
+
+def test_a_head_that_is_not_put_together_is_here_while_all_that_leads_to_it_is(
+    heads, link, journal, gateway
+) -> None:
+    base = take(heads, link, journal, gateway, V1)
+    manifest = take(heads, link, journal, gateway, V2, made=False)
+    heads.check(V2, keep=())
+    heads._blobs.remove((base.head,))
+    with pytest.raises(StorageDamaged, match="fetched again"):
+        heads.check(V2, keep=())
+    assert fetch(heads, link, V2)
+    assert heads._blobs.has(manifest.full)
+    heads.check(V2, keep=())
+
+
+def test_what_it_took_is_told_once(heads, link, journal, gateway) -> None:
+    first = take(heads, link, journal, gateway, V1)
+    assert heads.came == Came(bytes=first.full.size, saved=0)
+    second = take(heads, link, journal, gateway, V2, made=False)
+    delta = second.deltas[0].size
+    assert heads.came == Came(bytes=delta, saved=second.full.size - delta)
+    assert heads.begin(V2, link, 0.0)
+    assert heads.came is None, "nothing came this time"
+    third = take(heads, link, journal, gateway, V3)
+    assert heads.came.bytes == third.deltas[0].size, "the delta before was told of"
 
 
 def test_of_a_head_that_is_on_its_way_its_route_stays(heads, link, journal, gateway, device) -> None:
@@ -195,6 +256,7 @@ def test_a_job_keeps_the_blobs_of_its_base(heads, link, journal, gateway, device
     manifest = gateway.publish(V2)
     journal.save_manifest(manifest, keep=())
     assert heads.begin(V2, link, 0.0) or fetch(heads, link, V2)
+    put_together(heads._blobs, manifest, journal.manifest)
     heads.check(V2, keep=(None, V1))
     assert (device.folder.blobs / first.head.hash[:16].hex()).exists()
 
@@ -207,7 +269,7 @@ def test_damage_is_reported_and_what_is_missing_fetched_again(
     journal.save_manifest(manifest, keep=())
     heads.begin(V1, link, 0.0)
     assert fetch(heads, link, V1)
-    blob = device.folder.blobs / manifest.head.hash[:16].hex()
+    blob = device.folder.blobs / manifest.full.hash[:16].hex()
     if damage == "manifest":
         journal._database.execute("DELETE FROM manifest")
     else:

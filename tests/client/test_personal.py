@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedclient import load_model
+from fedclient.client.child import Child
 from fedclient.config import AdoptionSettings
 from fedclient.device.personal import PersonalKey, PersonalLayer, extract
 from fedclient.device.slots import Slots
@@ -26,6 +27,7 @@ def device(device):
     with SampleStore(device.folder.samples) as store:
         store.append_many(*samples(60))
         store.append_many(*samples(60, seed=2), holdout=True)
+    device.judges = Child
     return device
 
 

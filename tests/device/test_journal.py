@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedclient.device.journal import Journal
+from fedclient.limits import MAX_DELTAS
 from fedclient.session import Enrolment, State
 from fedclient.values import HeadVersion, Reason
 from tests.wire.golden import MANIFEST
@@ -65,11 +66,13 @@ def numbered(version: int):
 
 
 def test_rule_6_manifests_come_back_and_the_needed_ones_stay(journal) -> None:
-    job = HeadVersion(1, 1)
-    for version in range(1, 9):
+    job, newest = HeadVersion(1, 1), 5 + MAX_DELTAS
+    for version in range(1, newest + 1):
         journal.save_manifest(numbered(version), keep=(job, None))
-    kept = {version: journal.manifest(HeadVersion(1, version)) for version in range(1, 9)}
-    assert kept == {version: numbered(version) if version in {1, 5, 6, 7, 8} else None for version in kept}
+    kept = {version: journal.manifest(HeadVersion(1, version)) for version in range(1, newest + 1)}
+    # also the oldest that a delta of the newest may lead on from
+    needed = {1, *range(newest - MAX_DELTAS, newest + 1)}
+    assert kept == {version: numbered(version) if version in needed else None for version in kept}
 
 
 def test_a_damaged_manifest_is_as_good_as_none(journal, database) -> None:

@@ -100,7 +100,16 @@ TABLE = [
     (FETCHING, NewHead(V2), FETCHING, (Fetch(V2),)),
     (FETCHING, NewHead(V3), replace(FETCHING, floor=V3, wanted=V3), (Fetch(V3),)),
     (FETCHING, HeadReady(V2), ARRIVED, (Check(V2),)),
-    (replace(FETCHING, adopted=V2, judged=V2), HeadReady(V2), WAITING, (Check(V2), Adopt(V2))),  # lost, again
+    # lost, again: whoever judges it anew puts it together, and then apps can be given it anew
+    (replace(FETCHING, adopted=V2, judged=V2), HeadReady(V2), replace(WAITING, judged=None), (Check(V2),)),
+    (replace(FETCHING, judged=V2), HeadReady(V2), replace(ARRIVED, judged=V2), (Check(V2),)),
+    (JUDGING, HeadLost(V2), replace(JUDGING, current=None, wanted=V2), (Fetch(V2),)),
+    (
+        replace(JUDGING, current=None, wanted=V2),
+        JudgeEnded(Cause.CRASH),  # it could not put the head together: no strike
+        replace(ARRIVED, current=None, wanted=V2),
+        (),
+    ),
     (FETCHING, Connected(), FETCHING, (Fetch(V2),)),
     (WAITING, HeadLost(V2), replace(WAITING, current=None, wanted=V2), (Fetch(V2),)),
     (replace(IDLE, current=None), NewHead(V1), replace(IDLE, current=None, wanted=V1), (Fetch(V1),)),
@@ -325,7 +334,7 @@ def test_a_lost_base_is_not_trained_on_until_it_is_here_again() -> None:
     lost, _ = step(PAUSED, HeadLost(V2))
     assert step(lost, Eligible()) == (lost, ())
     ready, _ = step(lost, HeadReady(V2))
-    assert step(ready, Eligible())[1] == (Train(V2),)
+    assert step(ready, Eligible())[1] == (Train(V2, judges=True),)
 
 
 VERSIONS = [HeadVersion(g, v) for g, v in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 5), (2, 6), (3, 7))]

@@ -283,9 +283,9 @@ def test_a_judge_that_is_asked_to_stop_says_nothing(tmp_path) -> None:
     device.publish(V2)
     model = runtime.load(device.model)
     device.store.append(np.zeros(model.sample_shape, model.sample_dtype), 0)
-    assert module.run(arguments(device), lambda: True) is TrainerExit.STOPPED
+    assert module.run(arguments(device, min_judged=1), lambda: True) is TrainerExit.STOPPED
     assert Judgements(device.database).load() is None
-    assert module.run(arguments(device), lambda: False) is TrainerExit.DONE
+    assert module.run(arguments(device, min_judged=1), lambda: False) is TrainerExit.DONE
     assert Judgements(device.database).load() is not None
     device.close()
 

@@ -84,6 +84,29 @@ def test_more_memory_than_allowed_is_not_had(hard_mib) -> None:
     assert "MemoryError" in done.stderr
 
 
+GROWS = """
+from fedclient.training import process
+if {limit}:
+    process.limit_memory({limit})
+try:
+    with process.memory_grows_by(60):
+        bytearray(40 << 20)
+        print("fits", flush=True)
+        bytearray(80 << 20)
+except MemoryError:
+    bytearray(80 << 20)
+    print("only inside it does not", flush=True)
+bytearray(400 << 20)
+"""
+
+
+@pytest.mark.parametrize("limit_mib", [None, 300])
+def test_a_step_gets_no_more_memory_than_it_is_said_to_take(limit_mib) -> None:
+    done = run(GROWS.format(limit=limit_mib))
+    assert done.stdout == "fits\nonly inside it does not\n"
+    assert ("MemoryError" in done.stderr) == bool(limit_mib), "the limit that was there before is there again"
+
+
 def test_pss_is_measured_or_zero() -> None:
     assert 1 < pss_mib() < 4000
     assert pss_mib(1 << 22) == 0.0

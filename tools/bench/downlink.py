@@ -4,7 +4,7 @@
 
 A head of 12,810 parameters is trained for 50 rounds on the digits of ten devices (`digits.py`), beside the
 same federation with a gateway that rounds nothing.  Every manifest, delta and head is the real one, signed
-and chained as `gateway/collection.py` does.  What a device fetches is what `client/routes.py` says, and the
+and chained as `gateway/collection.py` does.  What a device fetches is what `device/routes.py` says, and the
 MQTT packets around it are counted to the byte:
 
     ten devices from the first round on, and one more each ten rounds, which fetches the whole head
@@ -28,8 +28,8 @@ from federation import above_the_floor
 from linear import LinearFederation, accuracy_of
 from parallel import together
 
-from fedclient.client.routes import shortest
 from fedclient.crypto.keys import SigningKey
+from fedclient.device.routes import shortest
 from fedclient.downlink import GatewayDownlink
 from fedclient.gateway.collection import chain
 from fedclient.transport.base import packet_bytes, publish_wire_bytes

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedclient.client.routes import ASKING_BYTES, Route, cost, shortest, whole
+from fedclient.device.routes import ASKING_BYTES, Route, cost, shortest, whole
 from fedclient.limits import MAX_CHUNK_BYTES
 from fedclient.values import BlobRef, HeadVersion, Manifest, TensorSpec
 from tests.wire.golden import MANIFEST

@@ -1,4 +1,8 @@
-"""The shortest way to a head: deltas from one that is here, or the whole head.  Pure."""
+"""The shortest way to a head: deltas from one that is here, or the whole head.  Pure.
+
+The agent fetches along it, and who reads the head first puts it together along it; both find it from what
+is stored, so it is nowhere written down.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,11 @@ def shortest(
         chain = Route(base=before.head, steps=manifest.deltas[back - 1 :: -1])
         return chain if cost(chain, is_here) < cost(full, is_here) else full
     return full
+
+
+def is_complete(route: Route, is_here: Callable[[BlobRef], bool]) -> bool:
+    """Whether nothing of a route has to be fetched any more."""
+    return all(is_here(step) for step in route.steps)
 
 
 def cost(route: Route, is_here: Callable[[BlobRef], bool]) -> int:
