@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedclient import storage
 from fedclient.errors import DataError, StorageDamaged, StorageFull
-from fedclient.samples import nodes, schema, selection
+from fedclient.samples import schema, selection
 from fedclient.samples.array import Array, as_array
 from fedclient.samples.label import Label, as_label, as_text
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from typing_extensions import Self
+
+    from fedclient.samples.nodes import Columns, NodeRows, NodeStats
 
 log = logging.getLogger(__name__)
 
@@ -264,22 +266,30 @@ class SampleStore:
                 self._database.execute("UPDATE store SET damaged = damaged + 1")
 
     @contextmanager
-    def node_rows(self) -> Iterator[nodes.NodeRows]:
+    def node_rows(self) -> Iterator[NodeRows]:
         """One transaction on what nodes sent."""
+        from fedclient.samples.nodes import NodeRows  # noqa: PLC0415 - most devices have no nodes
+
         with self._database.transaction():
-            yield nodes.NodeRows(self._database, self._put, self._delete)
+            yield NodeRows(self._database, self._put, self._delete)
             self._drop()
 
-    def node_stats(self) -> dict[str, nodes.NodeStats]:
+    def node_stats(self) -> dict[str, NodeStats]:
         """Count what nodes sent, by their names."""
+        from fedclient.samples import nodes  # noqa: PLC0415 - see above
+
         return nodes.stats(self._database)
 
     def node_counts(self, what: str) -> dict[str, int]:
         """Return how often this was counted of each node."""
+        from fedclient.samples import nodes  # noqa: PLC0415 - see above
+
         return nodes.counted(self._database, what)
 
     def of_node(self, node: str) -> set[int]:
         """Return the ids of a node's samples."""
+        from fedclient.samples import nodes  # noqa: PLC0415 - see above
+
         return nodes.ids(self._database, node)
 
     def stats(self) -> Stats:
@@ -330,7 +340,7 @@ class SampleStore:
             self._drop()
         return range(newest - len(rows) + 1, newest + 1)
 
-    def _put(self, rows: Sequence[nodes.Columns], about: tuple[bool, int]) -> None:
+    def _put(self, rows: Sequence[Columns], about: tuple[bool, int]) -> None:
         """Insert rows, each with a node's columns; `about` is their hold-out mark and time."""
         self._database.executemany(
             "INSERT INTO samples(holdout, created_unix_s, source, label, hash, bytes, dtype, shape, data,"

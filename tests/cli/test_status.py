@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,17 @@ import pytest
 
 from fedclient.cli import status as module
 from fedclient.cli.main import main
+from fedclient.config import NodeSettings
 from fedclient.device.database import open_database
 from fedclient.device.journal import Journal
 from fedclient.device.judgement import Judgements, Told
 from fedclient.device.slots import Slots
 from fedclient.device.tuned import Tuned, TunedHead
 from fedclient.errors import StorageBusy
+from fedclient.nodes import receiver
+from fedclient.nodes.intake import Intake
+from fedclient.nodes.receiver import Heard
+from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.history import Cost, History
 from fedclient.scheduler.profile import Profile
@@ -34,6 +40,7 @@ from fedclient.transport.memory import MemoryBroker
 from fedclient.values import HeadVersion, Judgement, Phase, Reason, ReceiptStatus, Verdict
 from tests.cli.running import FINE, Answers, running
 from tests.client.harness import Device, MiniGateway
+from tests.nodes import golden
 from tests.system.commands import Setup, environment
 from tests.wire.golden import MANIFEST
 
@@ -264,6 +271,35 @@ def test_dropped_and_damaged_are_counted(folder, capsys) -> None:
     database.close()
     report = status(folder, capsys)
     assert (report["samples"], report["samples_dropped"], report["damaged_updates"]) == (2, 1, 3)
+
+
+def test_nodes_are_told_of_where_they_are_listened_to(folder, capsys, tmp_path, monkeypatch) -> None:
+    registry = Registry(folder.nodes)
+    for name in ("shed", "barn", "loft"):
+        registry.add(name)
+    registry.revoke("loft")
+    said = [golden.sample(at, "int8", b"1", 1.0) for at in (1, 2, 2)]
+    heard = [Heard(node="shed", generation=1, said=one, size=50) for one in said]
+    counts = {("shed", receiver.TAG): 2, ("barn", receiver.TAG): 1, ("", receiver.UNKNOWN): 4}
+    with SampleStore(folder.samples) as store:
+        taking = Intake(store, NodeSettings(enabled=True))
+        taking.commit(heard, 0.0)
+        taking.refused(Counter(counts))
+        taking.flush()
+    assert status(folder, capsys)["nodes"] is None
+    (tmp_path / "nodes.toml").write_text("[nodes]\nenabled = true\n")
+    monkeypatch.setenv("FEDCLIENT_CONFIG", str(tmp_path / "nodes.toml"))
+    told = {"nodes": 2, "samples": 2, "refused": {"wrong tag": 3, "unknown node": 4}}
+    assert status(folder, capsys)["nodes"] == told
+    assert told.keys() <= quoted(documented()["nodes"])
+    answers = Answers(READY)
+    answers.notes = ["nodes: no room on the disk"]
+    with running(folder, answers):
+        main(["--state", str(folder.path), "status"])
+    text = capsys.readouterr().out
+    assert re.search(r"^doing .*; nodes: no room on the disk$", text, re.MULTILINE)
+    line = "2, 2 samples of theirs; refused: 3 wrong tag, 4 unknown node (`fedclient nodes list`)"
+    assert re.search(rf"^nodes +{re.escape(line)}$", text, re.MULTILINE)
 
 
 # --- what the agent that runs says -----------------------------------------------------------------------
