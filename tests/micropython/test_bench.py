@@ -11,10 +11,12 @@ from tests.micropython.conftest import PACKAGE
 
 
 def test_a_node_is_measured(micropython: str, mpy_cross: str, mosquitto: str) -> None:
-    found = module("micropython").measure(step_kib=64)
-    assert found["smallest_heap_kib"] <= 192
-    heap = found["heap_bytes"]
-    assert 0 < heap["imported"] < heap["made"] < heap["head"] < heap["ring_full"]
+    found = module("micropython").measure(step_kib=96)
+    assert set(found["smallest_heap_kib"].values()) == {96}
+    for heap in found["heap_bytes"].values():
+        assert 0 < heap["imported"] < heap["made"] < heap["ring_full"] < 60_000
+        assert heap["head"] < heap["ring_full"] + 3000, "the ring's memory is kept, and a head is small"
+    assert all(us >= 0 for us in found["speed"].values())
     page = (PACKAGE / "README.md").read_text()
     (said,) = re.findall(r"xtensawin alike\) \| ([0-9,]+) \|", page)
     for sizes in found["mpy_bytes"].values():

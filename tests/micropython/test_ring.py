@@ -52,7 +52,7 @@ def test_a_file_brings_entries_over_a_boot_with_their_counters(on_node, tmp_path
 
 def test_the_file_stays_small(on_node, tmp_path: Path) -> None:
     pushed = [["push", n, 0, "x" * 20] for n in range(1, 200)]
-    on_node("rings.py", [["boot", 8, "ring"], ["begin", 0], *pushed])
+    on_node("rings.py", [["boot", 8, "ring"], ["begin", 0], *pushed], heap="4M")
     record = 18 + 20 + 4
     assert (tmp_path / "ring").stat().st_size <= 17 * record
     states = on_node("rings.py", [["boot", 8, "ring"]])

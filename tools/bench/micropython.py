@@ -1,8 +1,8 @@
-"""A node on MicroPython: sizes of its compiled files, what it takes of a heap, the smallest it works in.
+"""A node on MicroPython: its compiled files, what it takes of a heap, the smallest it works in, its speed.
 
 The heap is that of the unix port, whose pointers are of 64 bits: objects are up to twice those of a board.
 A round is 64 samples of 64 int8 values queued, sent with QoS 1 and settled, and a head of 64 by 10 that
-predicts.  Files are compiled before, as a board should have them.
+predicts.  `mpy`: the package compiled before, as a board with little memory should have it; `py`: as it is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fedclient.wire.topics import NodeTopics
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "examples" / "micropython" / "fednode"
-PROGRAM = Path(__file__).with_name("on_board.py")
+PROGRAM, SPEED = (Path(__file__).with_name(name) for name in ("on_board.py", "on_board_speed.py"))
 MARCHES = ("armv6m", "xtensawin")  # of a Pico, of an ESP32
 TOPICS = NodeTopics("local")
 NODE, SECRET = "bench", bytes(32)
@@ -57,10 +57,14 @@ def measure(step_kib: int = 4) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = {march: _compile(compiler, march, folder / march) for march in MARCHES}
-        _compile(compiler, "", folder / "lib" / "fednode")
+        _compile(compiler, "", folder / "mpy" / "fednode")
+        shutil.copytree(PACKAGE, folder / "py" / "fednode")
         with Mosquitto(mosquitto) as broker, _Device(broker.port):
-            run = _Board(interpreter, folder, broker.port)
-            return {"mpy_bytes": sizes, **run.memory(), "smallest_heap_kib": run.smallest(step_kib)}
+            board = _Board(interpreter, folder, broker.port)
+            heap = {kind: board.memory(kind) for kind in ("mpy", "py")}
+            smallest = {kind: board.smallest(kind, step_kib) for kind in ("mpy", "py")}
+            speed = board.run("mpy", 1024, SPEED)
+        return {"mpy_bytes": sizes, "heap_bytes": heap, "smallest_heap_kib": smallest, "speed": speed}
 
 
 def _tool(name: str) -> str | None:
@@ -78,47 +82,44 @@ def _compile(compiler: str, march: str, folder: Path) -> dict[str, int]:
             options = [f"-march={march}"] if march else []
             # The name that tracebacks show is in the file: as mpremote's would be.
             options += ["-s", f"fednode/{path.name}"]
-            subprocess.run([compiler, *options, "-O2", "-o", made, path], check=True)
+            subprocess.run([compiler, *options, "-O3", "-o", made, path], check=True)
             sizes[path.stem] = made.stat().st_size
     return {**sizes, "all": sum(sizes.values())}
 
 
 class _Board:
-    """Runs on_board.py in heaps of different sizes."""
+    """Runs a program with the compiled package or with its source, in heaps of different sizes."""
 
     def __init__(self, interpreter: str, folder: Path, port: int) -> None:
         self._interpreter, self._folder = interpreter, folder
         settings = {"federation": "local", "node": NODE, "generation": 1, "secret": SECRET.hex()}
-        settings |= {"host": "127.0.0.1", "port": port}
-        (folder / "asked.json").write_text(json.dumps({"settings": settings}))
+        (folder / "node.json").write_text(json.dumps(settings | {"host": "127.0.0.1", "port": port}))
 
-    def run(self, heap_kib: int) -> dict[str, int] | None:
+    def run(self, kind: str, heap_kib: int, program: Path = PROGRAM) -> dict[str, float] | None:
         """Return what the program printed, or None when it did not get through."""
         flash = Path(tempfile.mkdtemp(dir=self._folder))
         done = subprocess.run(
-            [self._interpreter, "-X", f"heapsize={heap_kib}K", PROGRAM, str(self._folder / "asked.json")],
+            [self._interpreter, "-X", f"heapsize={heap_kib}K", program, str(self._folder / "node.json")],
             cwd=flash,
-            env={**os.environ, "MICROPYPATH": f"{self._folder / 'lib'}:.frozen"},
+            env={**os.environ, "MICROPYPATH": f"{self._folder / kind}:.frozen"},
             capture_output=True,
             text=True,
             check=False,
         )
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    def memory(self) -> dict[str, Any]:
-        found = self.run(192)
+    def memory(self, kind: str) -> dict[str, float]:
+        found = self.run(kind, 192)
         if found is None:
             raise RuntimeError("a node does not work in 192 KiB")
-        steps = ("imported", "made", "ring_full", "head")
-        taken = {step: found[step] - found["before"] for step in steps}
-        return {"heap_bytes": taken, "predict_us": found["predict_us"]}
+        return {step: found[step] - found["before"] for step in ("imported", "made", "ring_full", "head")}
 
-    def smallest(self, step_kib: int) -> int:
+    def smallest(self, kind: str, step_kib: int) -> int:
         """Return the smallest heap in which it works three times in a row."""
         low, high = 0, 192
         while high - low > step_kib:
             middle = (low + high) // 2
-            if all(self.run(middle) is not None for _ in range(3)):
+            if all(self.run(kind, middle) is not None for _ in range(3)):
                 high = middle
             else:
                 low = middle

@@ -6,10 +6,12 @@ Bytes come back as a memoryview of what was read: nothing is copied, and a lengt
 as far as there are bytes.  Whatever else is read raises ValueError.
 """
 
+from micropython import const
+
 INT8 = 72
 INT16 = 77  # little-endian, as is FLOAT32
 FLOAT32 = 85
-_DEPTH = 4
+_DEPTH = const(4)
 
 
 def put_head(out: bytearray, major: int, number: int) -> None:

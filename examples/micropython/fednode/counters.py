@@ -11,9 +11,11 @@ Without a good slot `base` is None: this node may have lived before, and only th
 from hashlib import sha256
 from struct import pack, unpack
 
-_RECORD = "<QIQQQ"
-_SIZE = 36
-_SUM = 8
+from micropython import const
+
+_RECORD = "<QIQQQ"  # the end of what is reserved, generation, floor
+_SIZE = const(36)
+_SUM = const(8)
 
 
 def _seal(record: bytes) -> bytes:
@@ -48,14 +50,19 @@ class Counters:
             self.base = self.end - 1
 
     def begin(self, base: int) -> None:
-        """Start above this counter: what the receiver says, where the slots do not know."""
+        """Start above this counter: what the receiver says, where the slots do not know.
+
+        Raises OSError where the flash does not take it, as `reserve` and `raise_floor` do; nothing has
+        changed then.
+        """
         self._save(base + 1, self.floor, 2)  # both: one left behind would be more than a stride behind
         self.base = base
 
     def reserve(self, counter: int) -> None:
         """Return when this counter is safe to use."""
         if counter >= self.end:
-            self._save(counter + self._stride, self.floor, self._writes)
+            # Both slots where some were never used and left out: else they would be more than a stride apart.
+            self._save(counter + self._stride, self.floor, self._writes if counter == self.end else 2)
 
     def raise_floor(self, version: list) -> None:
         """Never again take a head below this one."""
@@ -68,9 +75,8 @@ class Counters:
         record = pack(_RECORD, end, self._generation, *floor)
         record += _seal(record)
         for _ in range(slots):
-            with open(self._paths[self._older], "wb") as file:
+            with open(self._paths[self._older], "wb") as file:  # closed, it is on the flash
                 file.write(record)
-                file.flush()  # to the flash, not only to a buffer
             self._older = 1 - self._older
         self._writes = 1
         self.end = end

@@ -6,13 +6,16 @@ layer is rounded (half up) to units of 2^-16, and before the next layer to 15 bi
 docs/wire-format.md, section 14, has the rule word for word.
 """
 
+from array import array
 from struct import unpack_from
+
+from micropython import const
 
 from . import cbor
 
-_UNIT = 16  # outputs are multiples of 2^-16
-_LAYERS = 8
-_ROWS = 4096
+_UNIT = const(16)  # outputs are multiples of 2^-16
+_LAYERS = const(8)
+_ROWS = const(4096)
 
 
 def number(data: bytes, at: int = 0) -> tuple:
@@ -62,11 +65,8 @@ def integers(tag: int, data: bytes, scale: bytes | None) -> tuple:
     """Return the integers of a sample, and the mantissa and exponent of their scale."""
     if tag == cbor.FLOAT32:
         return _floats(data)
-    if tag == cbor.INT8:
-        values = [(one ^ 128) - 128 for one in data]
-    else:
-        values = [unpack_from("<h", data, at)[0] for at in range(0, len(data), 2)]
-    return (values,) + number(scale)
+    # The bytes are little-endian, as is every board with a radio that runs MicroPython.
+    return (array("b" if tag == cbor.INT8 else "h", data),) + number(scale)
 
 
 class Head:
@@ -116,7 +116,7 @@ def _dense(layer: list, values: list, mantissa: int, exponent: int) -> list:
     for row in range(0, len(scales), 4):
         total = 0
         for value in values:
-            total += value * ((weights[at] ^ 128) - 128)
+            total += value * ((weights[at] ^ 128) - 128)  # bytes have no sign
             at += 1
         scale, power = number(scales, row)
         output = shifted(total * mantissa * scale, -(exponent + power + _UNIT))

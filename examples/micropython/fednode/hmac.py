@@ -2,22 +2,34 @@
 
 from hashlib import sha256
 
+from micropython import const
+
+_BLOCK = const(64)  # bytes that SHA-256 takes at a time
+
+
+class Hmac:
+    """One key, prepared once: what is left for each message is the hash's own work."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) > _BLOCK:
+            key = sha256(key).digest()
+        key = key + bytes(_BLOCK - len(key))
+        self._inner = bytes(byte ^ 0x36 for byte in key)
+        self._outer = bytes(byte ^ 0x5C for byte in key)
+
+    def digest(self, *parts: bytes) -> bytes:
+        """Return the 32 bytes of these parts, one after the other."""
+        inner = sha256(self._inner)
+        for part in parts:
+            inner.update(part)
+        outer = sha256(self._outer)
+        outer.update(inner.digest())
+        return outer.digest()
+
 
 def hmac(key: bytes, *parts: bytes) -> bytes:
-    """Return the 32 bytes of these parts, one after the other."""
-    if len(key) > 64:
-        key = sha256(key).digest()
-    pad = bytearray(64)
-    for i in range(64):
-        pad[i] = (key[i] if i < len(key) else 0) ^ 0x36
-    inner = sha256(pad)
-    for part in parts:
-        inner.update(part)
-    for i in range(64):
-        pad[i] ^= 0x36 ^ 0x5C
-    outer = sha256(pad)
-    outer.update(inner.digest())
-    return outer.digest()
+    """Return the 32 bytes of these parts under a key that is needed once."""
+    return Hmac(key).digest(*parts)
 
 
 def equal(one: bytes, other: bytes) -> bool:

@@ -105,7 +105,7 @@ def main():
                 readings[-1] / 100,
                 label,
                 node.predict(readings, 0.01),
-                len(node.ring.entries),
+                len(node.ring),
                 "; " + repr(node.error) if node.error else "",
             )
         )

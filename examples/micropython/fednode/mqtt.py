@@ -7,9 +7,12 @@ answers pings is noticed.  Any OSError means: connect again.
 
 import select
 import socket
-from struct import pack, unpack
+import time
+from struct import pack, unpack_from
 
-_QOS1 = 2
+from micropython import const
+
+_WHOLE_MS = const(60000)  # a call may take, whatever the broker sends meanwhile
 
 
 class MQTTException(Exception):
@@ -17,22 +20,29 @@ class MQTTException(Exception):
 
 
 class MQTTClient:
-    """One connection; `check_msg` calls what `set_callback` was given with (topic, message)."""
+    """One connection; `check_msg` calls what `set_callback` was given with (topic, message).
+
+    Names look up without a bound of ours; then each wait for the network is of `timeout` seconds at most.
+    """
 
     def __init__(self, client_id, server, port=0, user=None, password=None, keepalive=0, ssl=None):
         self.limit = 65536  # bytes of a message that comes
         self.skipped = 0  # messages above it
+        self.keepalive = keepalive  # seconds
         self.sock = None
         self._address = (server, port or (8883 if ssl else 1883))
         self._ssl = ssl
         self._id = client_id
         self._login = (user, password)
-        self._keepalive = keepalive
         self._will = None
         self._callback = None
         self._packet_id = 0
         self._pinged = False
         self._poll = None
+        self._began = 0  # when the call that is under way did
+        self._out = bytearray()  # the packet that goes out; kept, so that it takes its memory once
+        self._few = bytearray(4)  # of the one that comes in
+        self._one, self._two = memoryview(self._few)[:1], memoryview(self._few)[:2]
 
     def set_callback(self, f):
         self._callback = f
@@ -42,6 +52,8 @@ class MQTTClient:
 
     def connect(self, clean_session=True, timeout=15):
         """Return whether the broker kept a session."""
+        self.close()
+        self._began = time.ticks_ms()
         self.sock = socket.socket()
         self.sock.settimeout(timeout)
         self.sock.connect(socket.getaddrinfo(*self._address)[0][-1])
@@ -50,33 +62,25 @@ class MQTTClient:
         self._pinged = False
         self._poll = select.poll()
         self._poll.register(self.sock, select.POLLIN)
-        flags = clean_session << 1
-        texts = [self._id]
-        if self._will:
-            topic, msg, retain, qos = self._will
-            flags |= 4 | qos << 3 | retain << 5
-            texts += [topic, msg]
-        user, password = self._login
-        if user is not None:
-            flags |= 0x80
-            texts.append(user)
-        if password is not None:
-            flags |= 0x40
-            texts.append(password)
-        body = bytearray(b"\0\4MQTT\4" + bytes([flags]) + pack(">H", self._keepalive))
+        flags, texts = self._said_of_itself(clean_session)
+        self._begin(0x10, 10 + sum(2 + len(text) for text in texts))
+        self._out.extend(b"\0\4MQTT\4")
+        self._out.append(flags)
+        self._out.extend(pack(">H", self.keepalive))
         for text in texts:
-            _put(body, text)
-        self._send(0x10, body)
-        if self._exactly(2) != b"\x20\x02":
+            self._put(text)
+        self._send()
+        self._fill(self._few)
+        if self._few[:2] != b"\x20\x02":
             raise OSError("not an MQTT broker")
-        present, code = self._exactly(2)
-        if code:
-            raise MQTTException(code)
-        return bool(present & 1)
+        if self._few[3]:
+            raise MQTTException(self._few[3])
+        return bool(self._few[2] & 1)
 
     def disconnect(self):
         try:
-            self._send(0xE0, b"")
+            self._begin(0xE0, 0)
+            self._send()
         finally:
             self.close()
 
@@ -90,50 +94,71 @@ class MQTTClient:
         if self._pinged:
             raise OSError("no answer to a ping")
         self._pinged = True
-        self._send(0xC0, b"")
+        self._begin(0xC0, 0)
+        self._send()
 
     def publish(self, topic, msg, retain=False, qos=0):
         """Send; with QoS 1 return when the broker has it."""
-        body = bytearray()
-        _put(body, topic)
+        self._began = time.ticks_ms()
+        topic = _bytes(topic)
+        self._begin(0x30 | qos << 1 | retain, 2 + len(topic) + (2 if qos else 0) + len(msg))
+        self._put(topic)
         if qos:
-            body.extend(self._next_id())
-        body.extend(msg)
-        self._send(0x30 | qos << 1 | retain, body)
+            self._put_next_id()
+        self._out.extend(msg)
+        self._send()
         if qos:
-            self._until(0x40, self._packet_id)
+            self._until(0x40)
 
     def subscribe(self, topic, qos=0):
-        body = bytearray(self._next_id())
-        _put(body, topic)
-        body.append(qos)
-        self._send(0x82, body)
-        self._until(0x90, self._packet_id)
+        self._began = time.ticks_ms()
+        topic = _bytes(topic)
+        self._begin(0x82, 2 + 2 + len(topic) + 1)
+        self._put_next_id()
+        self._put(topic)
+        self._out.append(qos)
+        self._send()
+        self._until(0x90)
 
     def wait_msg(self):
         """Handle the one packet that comes next."""
+        self._began = time.ticks_ms()
         return self._packet()[0]
 
     def check_msg(self):
         """Handle one packet if there is one."""
-        if self._poll.poll(0):
+        for _ in self._poll.ipoll(0):
             return self.wait_msg()
         return None
 
-    def _next_id(self):
-        self._packet_id = self._packet_id % 65535 + 1
-        return pack(">H", self._packet_id)
+    def _said_of_itself(self, clean_session):
+        """Return the flags and the texts of the first packet."""
+        flags = clean_session << 1
+        texts = [_bytes(self._id)]
+        if self._will:
+            topic, msg, retain, qos = self._will
+            flags |= 4 | qos << 3 | retain << 5
+            texts += [_bytes(topic), _bytes(msg)]
+        user, password = self._login
+        if user is not None:
+            flags |= 0x80
+            texts.append(_bytes(user))
+        if password is not None:
+            flags |= 0x40
+            texts.append(_bytes(password))
+        return flags, texts
 
-    def _until(self, kind, packet_id):
-        while self._packet() != (kind, packet_id):
+    def _until(self, kind):
+        """Handle packets until the last one of ours is answered."""
+        while self._packet() != (kind, self._packet_id):
             pass
 
     def _packet(self):
         """Read one packet; return its first byte and the packet id that it answers, or 0."""
-        kind = self._exactly(1)[0]
+        kind = self._byte()
         size = shift = 0
         while True:
-            byte = self._exactly(1)[0]
+            byte = self._byte()
             size |= (byte & 127) << shift
             shift += 7
             if byte < 128:
@@ -142,67 +167,90 @@ class MQTTClient:
                 raise OSError("not MQTT")
         if kind & 0xF0 == 0x30:
             self._message(kind, size)
-            return (kind, 0)
+            return kind, 0
         if size > 3:
             raise OSError("an answer of the wrong length")
-        body = self._exactly(size)
+        answers = self._short() if size > 1 else 0
+        code = self._byte() if size & 1 else 0
         if kind == 0xD0:
             self._pinged = False
-        if kind == 0x90 and body[2:] == b"\x80":
+        if kind == 0x90 and code == 0x80:
             raise OSError("the broker refused the subscription")
-        return (kind, unpack(">H", body)[0] if size > 1 else 0)
+        return kind, answers
 
     def _message(self, kind, size):
         qos = kind >> 1 & 3
-        length = unpack(">H", self._exactly(2))[0]
+        length = self._short()
         rest = size - 2 - length - (2 if qos else 0)
         if qos > 1 or rest < 0:
             raise OSError("not MQTT")
         fits = size <= self.limit
         topic = self._exactly(length) if fits else self._skip(length)
-        answer = self._exactly(2) if qos else None
+        packet_id = self._short() if qos else 0
         msg = self._exactly(rest) if fits else self._skip(rest)
         if not fits:
             self.skipped += 1
         elif self._callback:
             self._callback(topic, msg)
-        if answer:
-            self._send(0x40, answer)
+        if qos:
+            self._begin(0x40, 2)
+            self._out.extend(pack(">H", packet_id))
+            self._send()
 
     def _skip(self, size):
         while size > 0:
             self._exactly(min(size, 64))
             size -= 64
 
+    def _byte(self):
+        self._fill(self._one)
+        return self._few[0]
+
+    def _short(self):
+        self._fill(self._two)
+        return unpack_from(">H", self._few)[0]
+
     def _exactly(self, size):
         data = bytearray(size)
-        view = memoryview(data)
+        self._fill(data)
+        return data
+
+    def _fill(self, data):
+        """Read until these bytes are full."""
         at = 0
-        while at < size:
-            got = self.sock.readinto(view[at:])
+        while at < len(data):
+            if not 0 <= time.ticks_diff(time.ticks_ms(), self._began) < _WHOLE_MS:
+                raise OSError("the broker does not come to an end")
+            got = self.sock.readinto(memoryview(data)[at:] if at else data)
             if not got:  # None: nothing in time
                 raise OSError("the broker is gone")
             at += got
-        return data
 
-    def _send(self, kind, body):
-        packet = bytearray([kind])
-        size = len(body)
+    def _begin(self, kind, size):
+        """Begin a packet with so many bytes behind its length."""
+        self._out[:] = b""
+        self._out.append(kind)
         while size > 127:
-            packet.append(size & 127 | 128)
+            self._out.append(size & 127 | 128)
             size >>= 7
-        packet.append(size)
-        packet.extend(body)  # one segment: two would wait for each other
-        view = memoryview(packet)
-        while len(view) > 0:
-            sent = self.sock.write(view)
+        self._out.append(size)
+
+    def _put(self, text):
+        self._out.extend(pack(">H", len(text)))
+        self._out.extend(text)
+
+    def _put_next_id(self):
+        self._packet_id = self._packet_id % 65535 + 1
+        self._out.extend(pack(">H", self._packet_id))
+
+    def _send(self):
+        at = 0  # in one piece: two segments would wait for each other
+        while at < len(self._out):
+            sent = self.sock.write(memoryview(self._out)[at:] if at else self._out)
             if not sent:
                 raise OSError("the broker is gone")
-            view = view[sent:]
+            at += sent
 
 
-def _put(body, text):
-    if isinstance(text, str):
-        text = text.encode()
-    body.extend(pack(">H", len(text)))
-    body.extend(text)
+def _bytes(text):
+    return text.encode() if isinstance(text, str) else text

@@ -13,98 +13,78 @@ docs/wire-format.md, section 14, has the rules.
 import gc
 import os
 import time
-from struct import pack
+
+from micropython import const
 
 from . import cbor
+from .channel import channels
 from .counters import Counters
-from .head import Head, number
-from .hmac import equal, hmac
+from .headfile import HeadFile
+from .messages import WINDOW, checked_label, read_ack, typed
 from .ring import Ring
+from .timer import Timer
 
-_CONTEXT = b"fedclient node 1"
-_TAG = 16
-_WINDOW = 1024
 _AFRESH = 1 << 20  # above all that an earlier life may have used
-_ACK_BYTES = 1536
-_LIST = 64  # ranges, or counters gone, in an ack
-_BURST = 16  # messages sent in one poll
-_MOST = 1 << 53
-
-
-def typed(values: object, scale: object = None) -> tuple:
-    """Return tag, bytes and scale of an array of b, h (with a scale) or f (without)."""
-    data = bytes(values)
-    size = len(data) // len(values)
-    if scale is None:
-        if size != 4:
-            raise ValueError("integers need a scale")
-        for at in range(0, len(data), 4):
-            number(data, at)
-        return cbor.FLOAT32, data, None
-    if size > 2:
-        raise ValueError("a scale goes with an array of b or h")
-    if not isinstance(scale, bytes):
-        scale = pack("<f", scale)
-    mantissa, exponent = number(scale)
-    if mantissa <= 0 or exponent > 88:
-        raise ValueError("a scale is above 0 and below 2^112")
-    return (cbor.INT8 if size == 1 else cbor.INT16), data, scale
-
-
-def _label(label: object) -> object:
-    if isinstance(label, str):
-        if not 0 < len(label.encode()) <= 64:
-            raise ValueError("a label has 1 to 64 bytes")
-        for one in label:
-            if not (" " <= one <= "~" or ("\xa0" < one < "\u2000" and one != "\xad")):
-                raise ValueError("a label prints in one line")
-    elif label is not None and not 0 <= label <= _MOST:
-        raise ValueError("a label is 0 to 2^53")
-    return label
+_ACK_BYTES = const(1536)
+_HEAD_BYTES = const(65536)
+_BURST = const(16)  # messages read, and messages sent, in one poll
+_FLASH_MS = const(60000)  # between two tries to write to a flash that took nothing
 
 
 class Node:
-    """Needs a client called like umqtt.simple's, and a folder for what must outlive a power cut."""
+    """Needs a client called like umqtt.simple's, and a folder for what must outlive a power cut.
+
+    `capacity` samples and labels wait in RAM; with keep=True in a file as well, with keep="flush" what
+    `flush` could not send.  Broker and flash may fail at any time: nothing raises for that, `error` has it.
+    """
 
     def __init__(self, settings, client, folder="", capacity=64, keep=False):
-        generation = settings["generation"]
-        secret = bytes.fromhex(settings["secret"])
-        self._up = hmac(secret, _CONTEXT, b" up", pack(">I", generation))
-        self._down = hmac(secret, _CONTEXT, b" down", pack(">I", generation))
-        self._prefix = "fl/v1/%s/node/%s/" % (settings["federation"], settings["node"])
-        self.nonce = os.urandom(8)
         self.client = client
-        self.head_limit = getattr(client, "limit", 65536)
-        self.counters = Counters(folder, generation)
-        self.ring = Ring(capacity, folder + "ring" if keep else "")
         self.connected = False
-        self.error = None  # why it is not
         self.refused = 0  # messages that were not for us, not genuine or not sound
-        self.keepalive = 60  # seconds, as the client was told
-        self.retry = (2000, 300000)  # ms between two times that something is sent: first, most
+        self.keepalive = getattr(client, "keepalive", 60)  # seconds; 0: no pings
+        self.retry = (2000, 300000)  # ms between two times that something is sent, or connected: first, most
+        self.nonce = os.urandom(8)
+        self._samples, self._labels, self._acks, self._heads = channels(settings)
+        self._body = bytearray()  # of what goes out; kept, so that it takes its memory once
+        self._number = 0  # of the newest sample or label
+        self._answered = False  # whether an ack of this boot has come: before, we only ask
+        self._resend, self._reconnect, self._quiet, self._flash = Timer(), Timer(), Timer(), Timer()
         self._wait = self.retry[0]
         self._wait_connect = 0
-        self._due = self._connect_due = self._spoke = time.ticks_ms()
-        self._answered = False  # whether an ack of this boot has come
-        self._number = 0
-        self._head_path = folder + "head"
-        client.set_callback(self._incoming)
+        self._in_vain = False  # whether the longest wait has been waited
+        self._network_error = self._flash_error = None
+        self._lazy = keep == "flush"
+        self.counters = Counters(folder, settings["generation"])
+        self.ring = _ring(capacity, folder + "ring" if keep else None)
         if self.counters.base is not None:
             self.ring.begin(self.counters.base)
-        self.head = self._load(self._head_path) or self._load(self._head_path + ".old")
+        self._head_file = HeadFile(folder + "head", self._heads, getattr(client, "limit", _HEAD_BYTES))
+        self.head = self._head_file.load()
+        client.set_callback(self._incoming)
+
+    @property
+    def error(self) -> Exception | None:
+        """What is wrong with the broker, or else with the flash."""
+        return self._network_error or self._flash_error
 
     def sample(self, values, scale=None, label=None) -> int:
-        """Queue a reading; return its number, good until the next boot."""
+        """Queue a reading: an array of b or h with a scale, or of f without.
+
+        Return its number, good until the next boot; raises ValueError for what no sample is, and MemoryError.
+        """
         tag, data, scale = typed(values, scale)
-        tail = cbor.put(bytearray(), (tag, data))
+        label = checked_label(label)
+        tail = cbor.put(self._emptied(), (tag, data))
         cbor.put(tail, scale)
-        return self._push(0, cbor.put(tail, _label(label)))
+        return self._queue(0, cbor.put(tail, label))
 
     def label(self, of: int, label) -> int:
-        """Queue the label of a sample, or with None that it has none."""
+        """Queue the label of a sample, or with None that it has none; raises ValueError."""
         if not 0 < of <= self._number:
             raise ValueError("no such sample")
-        return self._push(of, cbor.put(bytearray(), _label(label)))
+        label = checked_label(label)
+        return self._queue(of, cbor.put(self._emptied(), label))
 
     def predict(self, values, scale=None):
         """Return the name of the class, or its number where the head has no names; None without a head."""
@@ -114,120 +94,156 @@ class Node:
         return self.head.labels[which] if self.head.labels else which
 
     def poll(self) -> bool:
-        """Do what is due; return whether the broker is there."""
+        """Do what is due; return whether the broker is there.  The client says how long that may take."""
         try:
             if not self.connected:
-                if not self._is(self._connect_due):
+                if not self._reconnect.is_over():
                     return False
                 self._connect()
             for _ in range(_BURST):
                 if self.client.check_msg() is None:
                     break
-            if time.ticks_diff(time.ticks_ms(), self._spoke) > self.keepalive * 500:
-                self._spoke = time.ticks_ms()
+            if self.keepalive and self._quiet.is_over():
+                self._speak()
                 self.client.ping()
             self._send()
         except Exception as error:  # clients fail in many ways: OSError, assert, None[0]
             self._lost(error)
         return self.connected
 
-    def _push(self, of: int, tail: bytearray) -> int:
-        if self.counters.base is not None:
-            self.counters.reserve(self.counters.base + self._number + 1)
+    def flush(self, timeout_ms: int = 20000) -> bool:
+        """Poll until all is settled or the time is over, then disconnect; return whether all is.
+
+        For nodes that sleep: what is left goes to the file, if there is one.
+        """
+        time_left = Timer()
+        time_left.start(timeout_ms)
+        while len(self.ring) and not time_left.is_over():
+            self.poll()
+            time.sleep_ms(10)
+        if self.ring.durable:
+            self._on_flash(self._store)
+        if self.connected:
+            self.connected = False
+            try:
+                self.client.disconnect()
+            except Exception:  # it was gone already
+                pass
+        return not len(self.ring)
+
+    def _emptied(self) -> bytearray:
+        self._body[:] = b""
+        return self._body
+
+    def _queue(self, of: int, tail: bytearray) -> int:
+        self.ring.push(self._number + 1, of, tail)
         self._number += 1
-        self.ring.push(self._number, of, bytes(tail))
+        self._save()
         return self._number
+
+    def _save(self) -> None:
+        if self.ring.durable and not self._lazy:
+            self._on_flash(self._store)
+
+    def _store(self) -> None:
+        if self.counters.base is not None:
+            self.counters.reserve(self.counters.base + self._number)  # before the file has it
+        self.ring.save()
+
+    def _on_flash(self, write, *arguments) -> bool:
+        """Return whether a write succeeded; after one that did not, flash is left alone for a while."""
+        if not self._flash.is_over():
+            return False
+        try:
+            write(*arguments)
+            self._flash_error = None
+        except OSError as error:
+            self._flash_error = error
+            self._flash.start(_FLASH_MS)
+        return not self._flash_error
 
     def _connect(self) -> None:
         self.client.connect()
         self.connected = True
-        self._spoke = time.ticks_ms()
-        self.client.subscribe(self._prefix + "ack", 1)
-        self.client.subscribe(self._prefix + "head", 1)
-        self.error = None
-        self._wait_connect = 0
-        self._wait = self.retry[0]
-        self._due = time.ticks_ms()
-        self.ring.unsent()  # what was on its way may be lost
+        self._speak()
+        self.client.subscribe(self._acks.topic, 1)
+        self.client.subscribe(self._heads.topic, 1)
+        self._network_error = None
+        if not self._in_vain:
+            self._wait = self.retry[0]
+        self._in_vain = False
+        self._resend.start(0)
+        self.ring.sent = 0  # what was on its way may be lost
 
     def _lost(self, error: Exception) -> None:
-        self.error = error
+        self._network_error = error
         self.connected = False
-        self._wait_connect = min(self._wait_connect * 2 or 1000, 60000)
-        self._connect_due = self._after(self._wait_connect)
+        self._wait_connect = min(self._wait_connect * 2 or self.retry[0] // 2, self.retry[1] // 5)
+        self._reconnect.start_about(self._wait_connect)
         try:
             self.client.sock.close()
         except Exception:  # there was none
             pass
 
-    def _is(self, due: int) -> bool:
-        return time.ticks_diff(time.ticks_ms(), due) >= 0
-
-    def _after(self, wait: int) -> int:
-        # Up to a quarter more, or all nodes of a house would come at once.
-        return time.ticks_add(time.ticks_ms(), wait + wait * os.urandom(1)[0] // 1024)
+    def _speak(self) -> None:
+        self._quiet.start(int(self.keepalive * 500))
 
     def _send(self) -> None:
         if not self._answered:
-            if self._is(self._due):
+            if self._resend.is_over():
                 self._back_off()
-                self._publish("label", cbor.put(bytearray(), [self.nonce, 0, 0, None]))
+                self._publish(self._labels, cbor.put(self._emptied(), [self.nonce, 0, 0, None]))
             return
-        if self.ring.entries and self._is(self._due):
+        if len(self.ring) and self._resend.is_over():
             self._back_off()
-            self.ring.unsent()
+            self.ring.sent = 0
         for _ in range(_BURST):
-            entry = self._next()  # looked up anew: answers come while we send
-            if not entry:
+            if not self._send_next():
                 return
-            entry[3] = True
-            self._publish("label" if entry[1] else "sample", self._body(entry))
 
-    def _next(self):
-        counter = self.ring.counter
-        oldest = counter(self.ring.entries[0][0]) if self.ring.entries else 0
-        for entry in self.ring.entries:
-            if not entry[3] and counter(entry[0]) - oldest < _WINDOW:
-                return entry
-        return None
+    def _send_next(self) -> bool:
+        place = self.ring.sent
+        if place == len(self.ring):
+            return False
+        counter = self.ring.counter_at(place)
+        if counter - self.ring.oldest() >= WINDOW:
+            return False
+        if counter >= self.counters.end and not self._on_flash(self.counters.reserve, counter):
+            return False
+        label, body = self._message(place)
+        self.ring.sent = place + 1  # before an answer comes that moves the entries
+        self._publish(self._labels if label else self._samples, body)
+        return True
 
-    def _body(self, entry: list) -> bytearray:
-        which, of, tail, _ = entry
-        body = bytearray(b"\x84" if of else b"\x85")
+    def _message(self, place: int) -> tuple:
+        """Return whether the entry at a place is a label, and the body that says it."""
+        number, of, tail = self.ring.entry(place)
+        body = self._emptied()
+        body.append(0x84 if of else 0x85)  # an array of so many
         cbor.put(body, self.nonce)
-        cbor.put(body, self.ring.counter(which))
+        cbor.put(body, self.ring.counter(number))
         if of:
             cbor.put(body, self.ring.counter(of))
         body.extend(tail)
-        return body
+        return of != 0, body
 
     def _back_off(self) -> None:
-        self._due = self._after(self._wait)
+        if self._in_vain:
+            # The broker may have forgotten what we subscribed to, or the connection may end somewhere else.
+            raise OSError("no answer")
+        self._in_vain = self._wait >= self.retry[1]
+        self._resend.start_about(self._wait)
         self._wait = min(self._wait * 2, self.retry[1])
 
-    def _publish(self, kind: str, body: bytearray) -> None:
-        topic = self._prefix + kind
-        body.extend(self._tag(self._up, topic, body))
-        self._spoke = time.ticks_ms()
-        self.client.publish(topic, body, False, 1)
-
-    def _tag(self, key: bytes, topic: str, body: bytes) -> bytes:
-        return hmac(key, _CONTEXT, b"\0", topic.encode(), b"\0", body)[:_TAG]
-
-    def _open(self, kind: str, message: bytes, most: int) -> memoryview:
-        """Return the body of a genuine message; raises ValueError."""
-        if not _TAG < len(message) <= most:
-            raise ValueError("a length that cannot be")
-        view = memoryview(message)
-        if not equal(self._tag(self._down, self._prefix + kind, view[:-_TAG]), view[-_TAG:]):
-            raise ValueError("not genuine")
-        return view[:-_TAG]
+    def _publish(self, channel: object, body: bytearray) -> None:
+        self._speak()
+        self.client.publish(channel.topic, channel.seal(body), False, 1)
 
     def _incoming(self, topic: bytes, message: bytes) -> None:
         try:
-            if topic == (self._prefix + "ack").encode():
-                self._on_ack(cbor.read(self._open("ack", message, _ACK_BYTES)))
-            elif topic == (self._prefix + "head").encode():
+            if topic == self._acks.topic:
+                self._on_ack(cbor.read(self._acks.open(message, _ACK_BYTES)))
+            elif topic == self._heads.topic:
                 if message:  # empty: the retained one was cleared
                     self._on_head(message)
             else:
@@ -236,74 +252,57 @@ class Node:
             self.refused += 1
 
     def _on_ack(self, body: object) -> None:
-        nonce, below, top, settled = _ack(body)
+        nonce, below, top, ranges = read_ack(body)
         if nonce != self.nonce:
             raise ValueError("for another boot")
         base = self.counters.base
+        oldest = 0
         if base is None or top > (self.counters.end if self._answered else base + 1):
-            # We do not know what we sent in an earlier life; what that life kept has its counters still.
-            self.ring.settle(below, settled, earlier=True)
-            self.counters.begin(top + _AFRESH - 1)
-            self.counters.reserve(self.counters.base + self._number)
-            self.ring.begin(self.counters.base)
-            self.ring.unsent()
-        elif not self.ring.settle(below, settled) and self._answered:
-            return
-        self._answered = True
+            # We never sent those: an earlier life did, of which our flash knows nothing.
+            if not self._begin_above(top, below, ranges):
+                return
+        else:
+            oldest = self.ring.oldest()
+            if not self.ring.settle(below, ranges) and self._answered:
+                return  # nothing new: waits go on
         self._wait = self.retry[0]
-        self._due = self._after(self._wait)
+        if not self._answered or self.ring.oldest() != oldest:
+            # One that is lost is sent again in time, whatever is settled behind it.
+            self._resend.start_about(self._wait)
+        self._answered = True
+        self._in_vain = False
+        self._wait_connect = 0
+        self._save()
+
+    def _begin_above(self, top: int, below: int, ranges: list) -> bool:
+        """Give what this boot queued counters far above `top`; return False where flash did not take it."""
+        self._answered = False  # send nothing until it did
+        # What an earlier life kept has its counters still, and the ack may settle it.
+        self.ring.settle(below, ranges, this_boot=False)
+        if not self._on_flash(self.counters.begin, top + _AFRESH - 1):
+            return False
+        self.ring.begin(self.counters.base)
+        self.ring.sent = 0
+        return True
 
     def _on_head(self, message: bytes) -> None:
         gc.collect()
-        head = Head(self._open("head", message, self.head_limit))
+        head = self._head_file.read(message)
         if head.version < self.counters.floor:
             raise ValueError("below the floor")
         if self.head and head.version <= self.head.version:
             return  # the same again, at every connection
-        self._keep(message)
-        self.counters.raise_floor(head.version)
-        self.head = head
+        if self._on_flash(self._keep_head, message, head.version):
+            self.head = head
 
-    def _keep(self, message: bytes) -> None:
-        path = self._head_path
-        with open(path + ".new", "wb") as file:
-            file.write(message)
-            file.flush()
-        if self._load(path):
-            os.rename(path, path + ".old")
-        os.rename(path + ".new", path)
-
-    def _load(self, path: str):
-        try:
-            if os.stat(path)[6] > self.head_limit:
-                return None
-            with open(path, "rb") as file:
-                return Head(self._open("head", file.read(), self.head_limit))
-        except (OSError, ValueError):  # none, damaged, or of an earlier secret
-            return None
+    def _keep_head(self, message: bytes, version: list) -> None:
+        self._head_file.keep(message)
+        self.counters.raise_floor(version)
 
 
-def _ack(body: object) -> tuple:
-    """Return nonce, `next`, the counter after the last taken and all that is settled; raises ValueError."""
-    if not isinstance(body, list) or len(body) != 4:
-        raise ValueError("not an ack")
-    nonce, below, ranges, gone = body
-    if not isinstance(nonce, memoryview) or not isinstance(ranges, list) or not isinstance(gone, list):
-        raise ValueError("not an ack")
-    if len(nonce) != 8 or len(ranges) > _LIST or len(gone) > _LIST:
-        raise ValueError("too many")
-    top = _counter(below, 1)
-    for pair in ranges:
-        if not isinstance(pair, list) or len(pair) != 2 or _counter(pair[1], 1) > _WINDOW:
-            raise ValueError("not a range")
-        top = _counter(pair[0], top + 1) + pair[1]
-    last = 0
-    for one in gone:
-        last = _counter(one, last + 1)
-    return bytes(nonce), below, top, ranges + [[one, 1] for one in gone]
+def _ring(capacity: int, path: str | None) -> Ring:
+    if path is None:
+        return Ring(capacity)
+    from .ringfile import FileRing  # takes memory where it is needed
 
-
-def _counter(one: object, least: int) -> int:
-    if not isinstance(one, int) or not least <= one <= _MOST + 1:
-        raise ValueError("not a counter")
-    return one
+    return FileRing(capacity, path)

@@ -1,115 +1,108 @@
-"""What the receiver has not settled yet: a bounded ring in RAM and, if wanted, in a file.
+"""What the receiver has not settled yet, oldest first: a bounded ring in RAM.
 
-An entry is [number, of, tail, sent]: its number, the number of the sample that a label is for (0: this
-is a sample), the CBOR that follows the counter.  Numbers of this boot are 1, 2, ...: a counter is `base`
-above its number, and `base` may change as long as the receiver has not seen any.  An entry of an
-earlier boot keeps the counter that it had, and has it negative for its number.
+The memory of all entries is taken in one go, when the first comes, and kept: entries that each took their
+own when they come would lie all over the heap, with no room between them for a head.
 
-Full, the ring lets its oldest go and counts it.  The file gets each entry as it comes (a write of flash
-for each: the price of surviving a power cut) and is written anew from time to time.  A record that was
-cut short ends it.
+Entries have numbers.  Those of this boot are 1, 2, ...: a counter is `base` above its number, and `base`
+may change as long as the receiver has not seen any.  An entry of an earlier boot keeps the counter that it
+had, and has it negative for its number.
 """
 
-import os
-from hashlib import sha256
-from struct import calcsize, pack, unpack
+from struct import pack_into, unpack_from
 
-_HEAD = "<HQQ"
-_HEAD_SIZE = calcsize(_HEAD)
-_SUM = 4
+from micropython import const
+
+_ENTRY = "<qqH"  # number; number of the sample that a label is for, or 0; bytes of what follows
+_AHEAD = const(18)  # its size
+_ROUND = const(32)  # bytes: a somewhat longer label finds room
 
 
 class Ring:
-    """At most `capacity` entries, oldest first; `dropped` says how many had to go."""
+    """At most `capacity` entries; `dropped` says how many had to go, `sent` how many are on their way."""
 
-    def __init__(self, capacity: int = 64, path: str = "") -> None:
+    durable = False
+
+    def __init__(self, capacity: int = 64) -> None:
         self.base = None
-        self.entries = []
         self.dropped = 0
-        self._capacity = capacity
-        self._path = path
-        self._written = 0  # records in the file
-        if path:
-            self._load()
+        self.sent = 0
+        self.capacity = capacity
+        self._count = 0
+        self._slots = []  # the first `_count` are in use
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def entries(self) -> range:
+        """The places of what is queued, oldest first."""
+        return range(self._count)
+
+    def entry(self, place: int) -> tuple:
+        """Return number, number of the sample that it labels (0: it is one) and what follows the counters."""
+        slot = self._slots[place]
+        number, of, size = unpack_from(_ENTRY, slot)
+        return number, of, memoryview(slot)[_AHEAD : _AHEAD + size]
 
     def counter(self, number: int) -> int:
-        """Return the counter of a number."""
+        """Return the counter of a number, 0 of 0."""
         return number and (self.base + number if number > 0 else -number)
 
+    def counter_at(self, place: int) -> int:
+        """Return the counter of the entry at a place."""
+        return self.counter(self._number(place))
+
+    def oldest(self) -> int:
+        """Return the counter of the oldest entry, 0 of none."""
+        return self.counter_at(0) if self._count else 0
+
     def push(self, number: int, of: int, tail: bytes) -> None:
-        """Add an entry."""
-        if len(self.entries) >= self._capacity:
-            self.entries.pop(0)
+        """Add an entry; full, the oldest goes.  Raises MemoryError, and nothing has changed then."""
+        end = _AHEAD + len(tail)
+        room = (end + _ROUND - 1) // _ROUND * _ROUND
+        if not self._slots:
+            self._slots = [bytearray(room) for _ in range(self.capacity)]
+        if self._count == self.capacity:
             self.dropped += 1
-        entry = [number, of, tail, False]
-        self.entries.append(entry)
-        if not self._path or self.base is None:
-            return
-        if self._written >= 2 * self._capacity:
-            self._write_anew()
-        else:
-            self._write(self._path, "ab", (entry,))
+            self._keep(range(1, self._count))
+        if len(self._slots[self._count]) < end:
+            self._slots[self._count] = bytearray(room)
+        slot = self._slots[self._count]
+        pack_into(_ENTRY, slot, 0, number, of, len(tail))
+        slot[_AHEAD:end] = tail
+        self._count += 1
 
-    def settle(self, below: int, ranges: list, *, earlier: bool = False) -> bool:
-        """Let go what is below this counter or in a range; return whether anything was.
+    def settle(self, below: int, ranges: list, *, this_boot: bool = True) -> bool:
+        """Let go what is below this counter or in a range of (first, count); return whether anything was.
 
-        With `earlier`, only what earlier boots left.
+        Without `this_boot`, only what earlier boots left: the counters are those of another life.
         """
-        kept = []
-        for entry in self.entries:
-            if earlier and entry[0] > 0:
-                kept.append(entry)
-                continue
-            counter = self.counter(entry[0])
-            done = counter < below
-            for first, count in ranges:
-                done = done or first <= counter < first + count
-            if not done:
-                kept.append(entry)
-        changed = len(kept) < len(self.entries)
-        self.entries = kept
-        if self._written and not kept:
-            self._write_anew()
-        return changed
+        before = self._count
+        self._keep(place for place in range(before) if not self._settled(place, below, ranges, this_boot))
+        return self._count < before
 
     def begin(self, base: int) -> None:
         """Counters of this boot are above `base` from now on."""
         self.base = base
-        if self._path:
-            self._write_anew()
 
-    def unsent(self) -> None:
-        """Everything is to be sent again."""
-        for entry in self.entries:
-            entry[3] = False
+    def _settled(self, place: int, below: int, ranges: list, this_boot: bool) -> bool:
+        number = self._number(place)
+        if number > 0 and not this_boot:
+            return False
+        counter = self.counter(number)
+        return counter < below or any(first <= counter < first + count for first, count in ranges)
 
-    def _write_anew(self) -> None:
-        self._written = 0
-        self._write(self._path + ".new", "wb", self.entries)
-        os.rename(self._path + ".new", self._path)
+    def _number(self, place: int) -> int:
+        return unpack_from("<q", self._slots[place])[0]
 
-    def _write(self, path: str, mode: str, entries: list) -> None:
-        with open(path, mode) as file:
-            for number, of, tail, _ in entries:
-                record = pack(_HEAD, len(tail), self.counter(number), self.counter(of)) + tail
-                file.write(record + sha256(record).digest()[:_SUM])
-                self._written += 1
-            file.flush()
-
-    def _load(self) -> None:
-        try:
-            file = open(self._path, "rb")  # noqa: SIM115  closed below
-        except OSError:
-            return
-        with file:
-            while True:
-                head = file.read(_HEAD_SIZE)
-                if len(head) < _HEAD_SIZE:
-                    return
-                size, counter, of = unpack(_HEAD, head)
-                tail = file.read(size)
-                if file.read(_SUM) != sha256(head + tail).digest()[:_SUM]:
-                    return
-                self.entries.append([-counter, -of, tail, False])
-                if len(self.entries) > self._capacity:
-                    self.entries.pop(0)
+    def _keep(self, places: object) -> None:
+        """Let go all but the entries at these places, which are in order."""
+        slots = self._slots
+        kept = sent = 0
+        for place in places:
+            if place < self.sent:
+                sent += 1
+            slots[kept], slots[place] = slots[place], slots[kept]
+            kept += 1
+        self._count = kept
+        self.sent = sent

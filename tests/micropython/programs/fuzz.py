@@ -7,7 +7,7 @@ from struct import pack
 
 from fednode import cbor
 from fednode.head import Head
-from fednode.node import _ack
+from fednode.messages import read_ack
 
 with open(sys.argv[1]) as file:
     asked = json.load(file)
@@ -37,7 +37,7 @@ for _ in range(asked["count"]):
             head = Head(body)
             head.outputs(cbor.INT8, bytes(head.columns), pack("<f", 1))
         else:
-            _ack(cbor.read(body))
+            read_ack(cbor.read(body))
         taken += 1
     except ValueError:
         refused += 1

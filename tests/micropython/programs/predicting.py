@@ -5,8 +5,9 @@ import sys
 import time
 from array import array
 
+from fednode.messages import typed
 from fednode.mqtt import MQTTClient
-from fednode.node import Node, typed
+from fednode.node import Node
 
 with open("node.json") as file:
     settings = json.load(file)
@@ -19,12 +20,12 @@ waiting = list(samples)
 version = None
 settled = False
 while True:
-    if waiting and len(node.ring.entries) < 32:
+    if waiting and len(node.ring) < 32:
         values, label = waiting.pop()
         node.sample(values, 0.0625, label)
     node.poll()
     time.sleep_ms(1)
-    if not (waiting or node.ring.entries or settled):
+    if not (waiting or len(node.ring) or settled):
         settled = True
         print(json.dumps(["settled", len(samples)]))
     if node.head and node.head.version != version:

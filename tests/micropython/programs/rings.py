@@ -4,6 +4,7 @@ import json
 import sys
 
 from fednode.ring import Ring
+from fednode.ringfile import FileRing
 
 with open(sys.argv[1]) as file:
     steps = json.load(file)
@@ -12,14 +13,17 @@ states = []
 for step in steps:
     name, arguments = step[0], step[1:]
     if name == "boot":
-        ring = Ring(*arguments)
+        ring = FileRing(*arguments) if len(arguments) > 1 else Ring(*arguments)
     elif name == "push":
         ring.push(arguments[0], arguments[1], arguments[2].encode())
     elif name == "settle":
-        ring.settle(arguments[0], arguments[1], earlier=arguments[2])
+        ring.settle(arguments[0], arguments[1], this_boot=not arguments[2])
     else:
         getattr(ring, name)(*arguments)
-    entries = [[number, of, bytes(tail).decode()] for number, of, tail, _ in ring.entries]
+    if ring.durable:
+        ring.save()
+    entries = [ring.entry(place) for place in ring.entries]
+    entries = [[number, of, bytes(tail).decode()] for number, of, tail in entries]
     counters = [ring.counter(entry[0]) for entry in entries] if ring.base is not None else None
     states.append({"entries": entries, "counters": counters, "dropped": ring.dropped})
 print(json.dumps(states))

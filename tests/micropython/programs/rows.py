@@ -27,13 +27,13 @@ def row(file, number):
 number, version = 0, None
 with open(asked["file"], "rb") as file:
     while True:
-        if number < asked["rows"] and len(node.ring.entries) < 32:
+        if number < asked["rows"] and len(node.ring) < 32:
             x, label = row(file, number)
             node.sample(x, asked["scale"], label)
             number += 1
         if not node.poll():
             time.sleep_ms(20)
-        if number == asked["rows"] and not node.ring.entries:
+        if number == asked["rows"] and not len(node.ring):
             print(json.dumps(["settled", number]))
             asked["rows"] = 0
         if node.head and node.head.version != version:

@@ -23,14 +23,15 @@ node.client.limit = 4000
 
 
 def queued():
-    return [unpack("<2h", entry[2][3:7]) for entry in node.ring.entries if not entry[1]]
+    entries = [node.ring.entry(place) for place in node.ring.entries]
+    return [unpack("<2h", tail[3:7]) for _, of, tail in entries if not of]
 
 
 number = 0
 version = node.head and node.head.version
-print(json.dumps(["boot", node.counters.base, len(node.ring.entries), version]))
+print(json.dumps(["boot", node.counters.base, len(node.ring), version]))
 while True:
-    if number < asked["most"] and len(node.ring.entries) < asked["ahead"]:
+    if number < asked["most"] and len(node.ring) < asked["ahead"]:
         number += 1
         handle = node.sample(array("h", [asked["life"], number]), 0.5, number % 10)
         print(json.dumps(["queued", asked["life"], number]))
@@ -38,8 +39,6 @@ while True:
             node.label(handle, "again %d" % number)
     before = queued()
     if not node.poll():
-        node._wait_connect = min(node._wait_connect, 100)
-        node._connect_due = min(node._connect_due, node._after(100))
         time.sleep_ms(5)
     time.sleep_ms(asked.get("pause_ms", 0))
     after = queued()
@@ -52,6 +51,6 @@ while True:
     if node.refused and not asked.get("quiet"):
         print(json.dumps(["refused", node.refused]))
         node.refused = 0
-    if number == asked["most"] and not node.ring.entries:
+    if number == asked["most"] and not len(node.ring):
         print(json.dumps(["done", node.ring.dropped]))
         asked["most"] = 0

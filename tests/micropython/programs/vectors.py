@@ -5,9 +5,11 @@ import sys
 from binascii import hexlify, unhexlify
 
 from fednode import cbor
+from fednode.channel import keys
 from fednode.head import Head
 from fednode.hmac import hmac
-from fednode.node import Node, _ack
+from fednode.messages import read_ack
+from fednode.node import Node
 
 
 class Client:
@@ -20,10 +22,11 @@ class Client:
 with open(sys.argv[1]) as file:
     vectors = json.load(file)
 node = Node({key: vectors[key] for key in ("federation", "node", "generation", "secret")}, Client())
+node_secret = unhexlify(vectors["secret"])
 node.nonce = unhexlify(vectors["nonce"])
 node.ring.base = 0
 sent = []
-node.client.publish = lambda topic, message, _retain, _qos: sent.append((topic, bytes(message)))
+node.client.publish = lambda topic, message, _retain, _qos: sent.append((topic.decode(), bytes(message)))
 
 
 def values(one):
@@ -34,7 +37,7 @@ def values(one):
 def said(one):
     """The message of a sample or a label, as the node writes it."""
     if one["name"] == "ask":
-        node._publish("label", cbor.put(bytearray(), [node.nonce, 0, 0, None]))
+        node._publish(node._labels, cbor.put(bytearray(), [node.nonce, 0, 0, None]))
     else:
         tail = bytearray()
         if "data" in one:
@@ -42,7 +45,9 @@ def said(one):
             cbor.put(tail, (tag, data))
             cbor.put(tail, scale)
         cbor.put(tail, one["label"])
-        node._publish(one["kind"], node._body([-one["counter"], -one.get("of", 0), tail, False]))
+        node.ring.push(-one["counter"], -one.get("of", 0), tail)
+        label, body = node._message(len(node.ring) - 1)
+        node._publish(node._labels if label else node._samples, body)
     topic, message = sent.pop()
     assert topic == vectors["topics"][one["kind"]]
     return hexlify(message).decode()
@@ -51,12 +56,13 @@ def said(one):
 def read(one):
     """What an ack or a head says, or why it is refused."""
     try:
-        body = node._open(one["kind"], unhexlify(one["message"]), 65536 if one["kind"] == "head" else 1536)
+        channel, most = (node._heads, 65536) if one["kind"] == "head" else (node._acks, 1536)
+        body = channel.open(unhexlify(one["message"]), most)
     except ValueError as error:
         return {"forged": str(error)}
     try:
         if one["kind"] == "ack":
-            nonce, below, _, settled = _ack(cbor.read(body))
+            nonce, below, _, settled = read_ack(cbor.read(body))
             return {"nonce": hexlify(nonce).decode(), "next": below, "settled": settled}
         head = Head(body)
     except ValueError as error:
@@ -72,7 +78,7 @@ up = ("sample", "label")
 print(
     json.dumps(
         {
-            "keys": [hexlify(key).decode() for key in (node._up, node._down)],
+            "keys": [hexlify(key).decode() for key in keys(node_secret, vectors["generation"])],
             "hmac": [
                 hexlify(hmac(unhexlify(one["key"]), unhexlify(one["data"]))).decode()
                 for one in vectors["hmac"]
