@@ -12,6 +12,7 @@ from fedclient.config import LimitSettings, PrivacySettings
 from fedclient.device import enrolment
 from fedclient.device.blobs import Blobs
 from fedclient.device.database import open_database
+from fedclient.device.jobs import TrainerExit
 from fedclient.device.journal import Journal
 from fedclient.errors import ConfigError, StorageDamaged
 from fedclient.limits import MAX_DELTAS
@@ -225,6 +226,23 @@ def test_a_head_that_is_not_put_together_is_here_while_all_that_leads_to_it_is(
     assert fetch(heads, link, V2)
     assert heads._blobs.has(manifest.full)
     heads.check(V2, keep=())
+
+
+def test_a_child_that_fails_on_a_head_says_nothing_of_the_next_one_that_is_fetched(
+    heads, link, journal, gateway
+) -> None:
+    take(heads, link, journal, gateway, V1)
+    take(heads, link, journal, gateway, V2, made=False)
+    journal.save_manifest(gateway.publish(V3, weights=weights(3), blobs=False), keep=())
+    assert not heads.begin(V3, link, 0.0)
+    assert not heads.is_not_made(V2, TrainerExit.ASTRAY, 0.0)
+    assert heads.trouble == ""
+    before = link.transport.sent_bytes
+    assert not heads.begin(V3, link, 0.0)
+    assert link.transport.sent_bytes == before, "it is subscribed to already"
+    gateway.publish_blobs(V3)
+    assert fetch(heads, link, V3)
+    assert heads.is_not_made(V3, TrainerExit.ASTRAY, 0.0)
 
 
 def test_what_it_took_is_told_once(heads, link, journal, gateway) -> None:

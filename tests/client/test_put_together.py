@@ -297,6 +297,19 @@ def test_a_child_that_fails_is_tried_again_after_a_pause(joined, gateway, code) 
     assert agent.heads.trouble == ""
 
 
+def test_what_keeps_fetches_back_does_not_keep_it_back(joined, gateway) -> None:
+    joined.judges = fails(TrainerExit.DISK, 1)
+    manifest = publish(gateway, V2)
+    joined.turn()
+    closed = {KEEPS_FETCHES_BACK: "metered", KEEPS_JUDGES_BACK: ""}
+    joined.agent.work.conditions.held_back = lambda _doing, _now_s, gates=KEEPS_FETCHES_BACK: closed[gates]
+    joined.turn(PAUSE_S)
+    assert has(joined, manifest)
+    publish(gateway, V3)
+    joined.turn()
+    assert joined.agent.state.current == V2, "and it keeps fetches back"
+
+
 def test_after_some_crashes_the_whole_head_is_tried(joined, gateway) -> None:
     joined.judges = fails(-signal.SIGSEGV, MAX_CRASHES)
     before, manifest = counted(joined)[0], publish(gateway, V2)
