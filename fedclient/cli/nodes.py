@@ -212,6 +212,7 @@ def summary(folder: DeviceFolder) -> dict[str, Any]:
         "nodes": sum(one["generation"] is not None and not one["revoked"] for one in told),
         "samples": sum(one["samples"] for one in told),
         "refused": refused,
+        "sent_again": sum(one["counts"].get(intake.AGAIN, 0) for one in told),
     }
 
 

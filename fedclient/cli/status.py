@@ -185,7 +185,8 @@ def _nodes(told: dict[str, Any] | None) -> str | None:
         return None
     refused = ", ".join(f"{count} {what}" for what, count in told["refused"].items())
     more = f"; refused: {refused} (`fedclient nodes list`)" if refused else ""
-    return f"{told['nodes']}, {told['samples']} samples of theirs{more}"
+    again = f"; stored before and sent again: {told['sent_again']}" if told["sent_again"] else ""
+    return f"{told['nodes']}, {told['samples']} samples of theirs{again}{more}"
 
 
 def _spent(spent: dict[str, float], policy: Policy) -> Iterator[str]:

@@ -144,7 +144,12 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
     config = ["--config", str(tmp_path / "config.toml"), "--state", str(folder.path)]
     assert main([*config, "status", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["nodes"] == {"nodes": 1, "samples": 2, "refused": {"unknown node": 5, "wrong tag": 3}}
+    assert report["nodes"] == {
+        "nodes": 1,
+        "samples": 2,
+        "refused": {"unknown node": 5, "wrong tag": 3},
+        "sent_again": 0,
+    }
     assert main([*config, "status"]) == 0
     assert (
         "nodes             1, 2 samples of theirs; refused: 3 wrong tag, 5 unknown node"
