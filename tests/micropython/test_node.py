@@ -173,6 +173,22 @@ def test_what_is_sent_when(on_node) -> None:
     assert (found["refused"], found["queued"]) == (13, 0), "refused, and nothing queued"
 
 
+def test_waits_go_on_where_ticks_begin_anew_and_what_is_lost_is_sent_again(on_node) -> None:
+    found = on_node("waiting.py")
+    at = [ms for ms, what, *_ in found["asked"] if what == "label"]
+    for gap, least in zip(
+        [after - before for before, after in itertools.pairwise(at)], (2000, 4000, 8000), strict=True
+    ):
+        assert least <= gap <= least * 1.25 + 200, at
+    assert found["after a week"] == [[0, "ping"], [0, "sample", 1]]
+    assert found["numbers"].count(2) == 2, "one that is lost waits for no silence behind it"
+    assert found["numbers"].index(9) > 0
+    connects = [ms for ms, what, *_ in found["silence"] if what == "connect"]
+    assert len(connects) in (2, 3), found["silence"]
+    assert all(8000 <= after - before <= 12000 for before, after in itertools.pairwise(connects))
+    assert len(found["silence"]) < 15, "and it is no flood"
+
+
 class Chaos:
     """Lives of a node that each end by kill -9, and what happens between them."""
 

@@ -7,7 +7,7 @@ from .head import Head
 
 
 class HeadFile:
-    """At `path`, with `.old` behind it for the head before; `most` bounds what is read, in bytes."""
+    """At `path`, the head before at `.old`, one on its way at `.new`; `most` bounds what is read, in bytes."""
 
     def __init__(self, path: str, channel: Channel, most: int) -> None:
         self._path = path
@@ -16,7 +16,11 @@ class HeadFile:
 
     def load(self) -> Head | None:
         """Return the newest that is whole and genuine, if there is one."""
-        return self._read(self._path) or self._read(self._path + ".old")
+        for path in (self._path, self._path + ".new", self._path + ".old"):
+            head = self._read(path)
+            if head:
+                return head
+        return None
 
     def read(self, message: bytes) -> Head:
         """Return the head that a message brings; raises ValueError."""
