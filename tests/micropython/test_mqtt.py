@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -210,5 +211,37 @@ def test_a_broker_that_is_none_ends_in_an_oserror(talk, answer: bytes) -> None:
         thread.start()
         said = [one.do("connect"), one.do("wait_msg")]
         assert any(str(each).startswith("OSError") for each in said), said
+        one.process.kill()
+        thread.join(WAIT_S)
+
+
+def flood(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"\x30\x06\x00\x01tabc" * 100)
+
+
+def drip(connection: socket.socket) -> None:
+    for byte in b"\x30\xff\xff\xff\x7f" + bytes(1000):
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("say", [flood, drip])
+def test_no_call_takes_longer_than_its_patience_whatever_the_broker_sends(talk, say) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        talk("a", "127.0.0.1", server.getsockname()[1], limit=5, patience=300) as one,
+    ):
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"\x20\x02\x00\x00")
+                say(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert one.do("connect") is False
+        assert one.do("publish", "t", "x", False, 1) == "OSError('the broker does not come to an end',)"
         one.process.kill()
         thread.join(WAIT_S)

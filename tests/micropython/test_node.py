@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ from fedclient.testing.broker import Mosquitto
 from tests.micropython.conftest import HEAP, PROGRAMS, environment
 from tests.micropython.receiving import NODE, WAIT_S, Device, device, stored
 from tests.nodes import golden
+
+# Where mip puts it on a PC, if not elsewhere.
+UMQTT = Path(os.environ.get("FEDCLIENT_UMQTT") or Path.home() / ".micropython" / "lib")
 
 
 class Running:
@@ -82,7 +86,7 @@ def start(micropython: str, flash: Path):
         process = subprocess.Popen(
             [micropython, "-X", f"heapsize={HEAP}", str(PROGRAMS / "stream.py"), "asked.json"],
             cwd=flash,
-            env=environment(),
+            env=environment(UMQTT),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -141,6 +145,21 @@ def test_a_node_waits_for_a_device_that_comes_later(start, broker, tmp_path: Pat
         with device(broker.port, tmp_path):
             node.until(done)
     assert len(stored(tmp_path)) == 30
+
+
+def test_micropython_s_own_mqtt_client_serves_as_well(
+    micropython: str, start, broker, tmp_path: Path
+) -> None:
+    found = subprocess.run(
+        [micropython, "-c", "import umqtt.simple"], env=environment(UMQTT), capture_output=True, check=False
+    )
+    if found.returncode:
+        pytest.skip("LEFT OUT: no umqtt.simple (micropython -m mip install umqtt.simple, or FEDCLIENT_UMQTT)")
+    with device(broker.port, tmp_path), start(broker.port, client="umqtt.simple", most=60) as node:
+        node.until(lambda said: sum(one[0] == "settled" for one in said) > 20)
+        broker.restart()
+        node.until(done)
+    assert sorted(number for _, number, _ in stored(tmp_path)) == list(range(1, 61))
 
 
 def test_an_old_copy_of_the_flash_loses_nothing_and_stores_nothing_twice(

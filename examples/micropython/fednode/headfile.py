@@ -7,7 +7,7 @@ from .head import Head
 
 
 class HeadFile:
-    """At `path`, the head before at `.old`, one on its way at `.new`; `most` bounds what is read, in bytes."""
+    """At `path`, the head before at `.old`, one on its way at `.new`; `most` bounds what is read (bytes)."""
 
     def __init__(self, path: str, channel: Channel, most: int) -> None:
         self._path = path

@@ -10,10 +10,6 @@ import socket
 import time
 from struct import pack, unpack_from
 
-from micropython import const
-
-_WHOLE_MS = const(60000)  # a call may take, whatever the broker sends meanwhile
-
 
 class MQTTException(Exception):
     """The broker refused the connection; the argument is its return code."""
@@ -27,6 +23,7 @@ class MQTTClient:
 
     def __init__(self, client_id, server, port=0, user=None, password=None, keepalive=0, ssl=None):
         self.limit = 65536  # bytes of a message that comes
+        self.patience = 60000  # ms that a call may take, whatever the broker sends meanwhile
         self.skipped = 0  # messages above it
         self.keepalive = keepalive  # seconds
         self.sock = None
@@ -219,7 +216,7 @@ class MQTTClient:
         """Read until these bytes are full."""
         at = 0
         while at < len(data):
-            if not 0 <= time.ticks_diff(time.ticks_ms(), self._began) < _WHOLE_MS:
+            if not 0 <= time.ticks_diff(time.ticks_ms(), self._began) < self.patience:
                 raise OSError("the broker does not come to an end")
             got = self.sock.readinto(memoryview(data)[at:] if at else data)
             if not got:  # None: nothing in time

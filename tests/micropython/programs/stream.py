@@ -6,15 +6,15 @@ import time
 from array import array
 from struct import unpack
 
-from fednode.mqtt import MQTTClient
 from fednode.node import Node
 
 with open(sys.argv[1]) as file:
     asked = json.load(file)
 settings = asked["settings"]
+client = __import__(asked.get("client", "fednode.mqtt"), None, None, ["MQTTClient"])
 node = Node(
     settings,
-    MQTTClient("fednode-" + settings["node"], settings["host"], settings["port"], keepalive=60),
+    client.MQTTClient("fednode-" + settings["node"], settings["host"], settings["port"], keepalive=60),
     capacity=asked["capacity"],
     keep=asked["keep"],
 )

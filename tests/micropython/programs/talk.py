@@ -10,6 +10,7 @@ with open(sys.argv[1]) as file:
     asked = json.load(file)
 client = MQTTClient(*asked["client"], **asked.get("options", {}))
 client.limit = asked.get("limit", client.limit)
+client.patience = asked.get("patience", client.patience)
 came = []
 client.set_callback(lambda topic, message: came.append([topic.decode(), len(message), message[:20].decode()]))
 if "will" in asked:
