@@ -22,9 +22,10 @@ from fedclient.config import Config
 from fedclient.device import enrolment
 from fedclient.device.folder import DeviceFolder
 from fedclient.errors import ConfigError, FedClientError, StorageDamaged, Unreachable
+from fedclient.limits import MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes.intake import Intake
 from fedclient.nodes.messages import Ack, encode_ack
-from fedclient.nodes.receiver import Heard, Receiver
+from fedclient.nodes.receiver import Receiver
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.transport.base import Connected, Disconnected, Event, Received, Transport
@@ -65,7 +66,7 @@ class NodeLink:
         self._retrying = Backoff(*RETRY_S, random.Random(seed))  # noqa: S311 - spreads retries
         self._heads = NodeHeads(folder, config)
         self._connect_s: float | None = 0.0  # when to try; None: it is connected, or being so
-        self._pending: list[Heard] = []
+        self._pending: list[Received] = []
         self._read_again_s: float | None = None  # until when messages wait in the socket
         self._committed_s = 0.0
         self._now_s = 0.0
@@ -123,8 +124,6 @@ class NodeLink:
             elif isinstance(event, Disconnected):
                 self._lost(event.reason)
             elif isinstance(event, Received):
-                if not self._pending and self._registry.has_changed():
-                    self.look()
                 self._hear(event)
 
     def stop(self) -> None:
@@ -222,19 +221,27 @@ class NodeLink:
         return self._committed_s + GROUP_S
 
     def _hear(self, event: Received) -> None:
-        found = self._receiver.open(event.topic, event.payload)
-        if found is not None:
-            self._pending.append(found)
-            if len(self._pending) >= GROUP:
-                self._commit()
+        """Keep a message until the commit: many are opened in a row in half the time."""
+        if len(event.payload) > MAX_NODE_SAMPLE_BYTES:
+            self._receiver.open(event.topic, event.payload)  # which refuses it
+            return
+        self._pending.append(event)
+        if len(self._pending) >= GROUP:
+            self._commit()
 
     def _commit(self) -> None:
         pending, self._pending = self._pending, []
         self._committed_s = self._now_s
+        if self._registry.has_changed():
+            self.look()
+        opened = (self._receiver.open(one.topic, one.payload) for one in pending)
+        heard = [one for one in opened if one is not None]
+        if not heard:
+            return  # what is refused is no reason to write
         try:
             intake = self._open()
             intake.refused(self._receiver.take_refused())
-            answers = intake.commit(pending, self._now_s)
+            answers = intake.commit(heard, self._now_s)
             with self._transport.together():
                 for node, ack in answers:
                     self._answer(node, ack)

@@ -17,7 +17,7 @@ from fedclient.config import BrokerSettings, Config, NodeSettings
 from fedclient.device import enrolment, folder
 from fedclient.device.folder import DeviceFolder
 from fedclient.errors import ConfigError, StorageFull
-from fedclient.limits import MAX_NODE_PACKET_BYTES
+from fedclient.limits import MAX_NODE_PACKET_BYTES, MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes import receiver
 from fedclient.nodes.headfile import POOLED, HeadFile
 from fedclient.nodes.intake import Intake
@@ -404,6 +404,23 @@ def test_a_flood_of_forgeries_stores_nothing_and_is_counted(world: World) -> Non
     world.turn(node)
     assert len(world.stored) == 1
     assert world.counts("shed")["sent again"] == 3
+
+
+def test_what_is_refused_opens_no_database_and_fills_no_memory(world: World, monkeypatch) -> None:
+    node = world.node("shed")
+    world.turn()
+    monkeypatch.setattr(SampleStore, "__init__", pytest.fail)
+    topic = node.topics.sample("shed")
+    node.transport.publish(topic, bytes(100))
+    world.turn(node)
+    world.link._committed_s = world.now_s  # a group begins
+    node.transport.publish(topic, bytes(MAX_NODE_SAMPLE_BYTES + 1))
+    node.transport.publish(topic, bytes(MAX_NODE_SAMPLE_BYTES))
+    world.link.service((), world.now_s, free)
+    assert [len(one.payload) for one in world.link._pending] == [MAX_NODE_SAMPLE_BYTES]
+    world.turn(node)
+    monkeypatch.undo()
+    assert world.counts("shed") == {receiver.TAG: 2, receiver.LENGTH: 1}
 
 
 def test_a_node_with_a_bug_is_told_that_its_message_is_gone(world: World) -> None:
