@@ -8,6 +8,7 @@ A commit that fails has changed nothing, here either: the nodes send again.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -17,12 +18,15 @@ from typing import Final
 
 from fedclient import limits
 from fedclient.brokers import NodeSettings
+from fedclient.errors import WireError
 from fedclient.nodes.messages import Ack, Ask, Label, Malformed, NodeLabel, NodeSample
 from fedclient.nodes.receiver import FORM, Heard
 from fedclient.nodes.window import Window
 from fedclient.samples.array import Array
 from fedclient.samples.nodes import NodeRow, NodeRows
 from fedclient.samples.store import SampleStore
+
+log = logging.getLogger(__name__)
 
 # What is counted beside the receiver's reasons; the words are in `fedclient status`.
 STORED: Final = "stored"
@@ -135,17 +139,21 @@ class Intake:
         """Return the node's window; a new generation begins with an empty one."""
         generation, window = turn.windows.get(one.node) or self._windows.get(one.node, (0, Window()))
         if generation != one.generation:
-            stored = turn.rows.window(one.node, one.generation)
-            if stored is None:
-                turn.rows.begin(one.node)
-                turn.waiting = {of: given for of, given in turn.waiting.items() if of[0] != one.node}
-                turn.changed[one.node] = None
-                stored = 0, Window().bits()
-            window = Window.stored(*stored)
+            window = _stored_window(turn, one) or self._first_window(turn, one)
             turn.windows[one.node] = one.generation, window
         elif one.node not in turn.windows:
             turn.windows[one.node] = generation, window
         return window
+
+    def _first_window(self, turn: _Turn, one: Heard) -> Window:
+        """Return the window that a generation begins with: above all of it that is stored.
+
+        It may have samples here: the file of nodes is an old copy, or its node was added again.
+        """
+        turn.rows.begin(one.node)
+        turn.waiting = {of: given for of, given in turn.waiting.items() if of[0] != one.node}
+        turn.changed[one.node] = None
+        return Window(turn.rows.highest(one.node, one.generation))
 
     def _sample(self, turn: _Turn, one: Heard, sample: NodeSample) -> None:
         given = (sample.counter, sample.label)
@@ -202,6 +210,16 @@ class Intake:
                 count -= excess
             held[node] = count
         return held
+
+
+def _stored_window(turn: _Turn, one: Heard) -> Window | None:
+    """Return the window of a generation; None where there is none, or none that can be read."""
+    stored = turn.rows.window(one.node, one.generation)
+    try:
+        return None if stored is None else Window.stored(*stored)
+    except WireError as error:
+        log.error("node %s: %s: it begins anew above its samples", one.node, error)
+        return None
 
 
 def _stored(generation: int, window: Window) -> tuple[int, int, bytes]:

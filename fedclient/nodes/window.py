@@ -27,6 +27,8 @@ class Window:
     @classmethod
     def stored(cls, floor: int, taken: bytes) -> Window:
         """Read what `bits` wrote.  Raises WireError for anything else."""
+        if type(floor) is not int or type(taken) is not bytes:  # SQLite keeps any type in any column
+            raise WireError(f"a window of {type(taken).__name__} at {floor!r} is none of ours")
         window = cls(floor, int.from_bytes(taken, "little"))
         if not 0 <= floor <= MAX_NODE_COUNTER or len(taken) != _BYTES or window.taken & 1:
             raise WireError(f"a window of {len(taken)} bytes at {floor} is none of ours")

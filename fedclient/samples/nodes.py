@@ -64,6 +64,14 @@ class NodeRows:
             "SELECT floor, taken FROM node_window WHERE node = ? AND generation = ?", (node, generation)
         )
 
+    def highest(self, node: str, generation: int) -> int:
+        """Return the highest counter of the samples that are stored; 0 where there is none."""
+        found = self._database.one(
+            "SELECT max(counter) FROM samples WHERE source = ? AND generation = ? AND counter IS NOT NULL",
+            (node, generation),
+        )
+        return (found and found[0]) or 0
+
     def save_windows(self, windows: Sequence[tuple[str, int, int, bytes]]) -> None:
         """Keep windows: node, generation, floor, taken.  Labels of samples up to a floor wait in vain."""
         self._database.executemany("INSERT OR REPLACE INTO node_window VALUES (?, ?, ?, ?)", windows)

@@ -178,6 +178,32 @@ def test_a_new_generation_counts_anew_and_keeps_the_samples(store: SampleStore) 
     assert answer[1] == Ack(nonce=NONCE, next=3, ranges=((5, 1),))
 
 
+def test_a_generation_that_comes_back_begins_above_its_samples(store: SampleStore) -> None:
+    """The file of nodes is an old copy, or was removed and the node added again."""
+    taking = Intake(store, settings())
+    taking.commit([sample(1, "old"), sample(7)], 0.0)
+    taking.commit([sample(1, generation=2)], 0.0)
+    for again in (taking, Intake(store, settings())):
+        (answer,) = again.commit([sample(7, "again"), sample(1, "again"), sample(8)], 0.0)
+        assert answer[1] == Ack(nonce=NONCE, next=9)
+    assert contents(store) == [(1, "old"), (7, None), (1, None), (8, None)]
+
+
+@pytest.mark.parametrize("damage", ["floor = 'one'", "taken = 'one'", "taken = x'01'", "floor = 0.5"])
+def test_a_damaged_window_begins_above_its_samples_and_stops_no_other_node(
+    store: SampleStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Intake(store, settings()).commit([sample(1), sample(3), sample(1, node="barn")], 0.0)
+    store._database.execute(f"UPDATE node_window SET {damage} WHERE node = 'shed'")  # noqa: S608
+    taking = Intake(store, settings())
+    answers = dict(taking.commit([sample(3), sample(4), sample(2, node="barn")], 0.0))
+    assert (answers["shed"].next, answers["barn"].next) == (5, 3)
+    assert len(store) == 5
+    assert "shed" in caplog.text
+    taking = Intake(store, settings())
+    assert taking.commit([sample(4)], 0.0) == [("shed", Ack(nonce=NONCE, next=5))]
+
+
 def test_a_sample_larger_than_the_owner_allows_is_gone(store: SampleStore) -> None:
     taking = Intake(store, settings(max_message_bytes=100))
     (answer,) = taking.commit([sample(1, size=101), sample(2, size=100), label(3, 1, "x")], 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,17 @@ def test_against_a_set(seed: int) -> None:
         assert Window.stored(window.floor, window.bits()) == window
 
 
-@pytest.mark.parametrize(("floor", "taken"), [(0, bytes(127)), (0, b"\1" + bytes(127)), (-1, bytes(128))])
-def test_what_was_not_written_by_us_is_refused(floor: int, taken: bytes) -> None:
+@pytest.mark.parametrize(
+    ("floor", "taken"),
+    [
+        (0, bytes(127)),
+        (0, b"\1" + bytes(127)),
+        (-1, bytes(128)),
+        (0.5, bytes(128)),
+        ("0", bytes(128)),
+        (0, "0" * 128),
+    ],
+)
+def test_what_was_not_written_by_us_is_refused(floor: Any, taken: Any) -> None:
     with pytest.raises(WireError):
         Window.stored(floor, taken)
