@@ -345,21 +345,7 @@ class SampleStore:
         self._database.executemany(
             "INSERT INTO samples(holdout, created_unix_s, source, label, hash, bytes, dtype, shape, data,"
             " generation, counter, label_counter) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    *about,
-                    who,
-                    label,
-                    _hash(a.dtype, shape, a.data),
-                    len(a.data),
-                    a.dtype,
-                    shape,
-                    a.data,
-                    *node,
-                )
-                for who, a, label, node in rows
-                for shape in (_shape_text(a.shape),)
-            ),
+            ((*about, *_columns(*one)) for one in rows),
         )
         self._database.execute(
             "UPDATE store SET rows = rows + ?, bytes = bytes + ?",
@@ -389,6 +375,11 @@ class SampleStore:
 
     def _count(self, sql: str, parameters: Sequence[object] = ()) -> int:
         return int(self._database.execute(sql, parameters)[0][0])
+
+
+def _columns(by: str, a: Array, label: Label, node: tuple[int | None, ...]) -> tuple[object, ...]:
+    shape = _shape_text(a.shape)
+    return (by, label, _hash(a.dtype, shape, a.data), len(a.data), a.dtype, shape, a.data, *node)
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:
