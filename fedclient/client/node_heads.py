@@ -150,8 +150,6 @@ class NodeHeads:
             nodes=names if self._config.nodes.personal else (),
             tuned_epochs=adoption.finetune_epochs,
             min_judged=adoption.min_samples,
-            feature_batch=None,
-            threads=1,
             nice=trainer.nice,
             idle=trainer.idle,
             memory_mib=trainer.memory_mib,

@@ -31,8 +31,6 @@ class NodeHeadArguments:
     nodes: tuple[str, ...]  # a head for each is made, tuned on its samples; none: one for all
     tuned_epochs: int
     min_judged: int  # held-out samples of a node, to keep a tuned head only where it is not worse
-    feature_batch: int | None
-    threads: int
     nice: int
     idle: bool
     memory_mib: int | None
@@ -77,7 +75,7 @@ def load(folder: Path, name: str) -> HeadFile | None:
                 return None
         line, _, body = read_file(path, _HEADER_MAX_BYTES + limits.MAX_NODE_HEAD_BYTES).partition(b"\n")
         found = HeadFile(**json.loads(line), body=body)
-        if any(type(getattr(found, name)) is not kind for name, kind in _KINDS.items()):
+        if any(type(getattr(found, part)) is not kind for part, kind in _KINDS.items()):
             return None
         if body:
             decode_head(body)

@@ -10,12 +10,12 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from fedclient.errors import ConfigError, FinalError, StorageDamaged, UsageError
+from fedclient.errors import ConfigError, FinalError, StorageDamaged, StorageError, UsageError
 from fedclient.limits import MAX_NODE_GENERATION
 from fedclient.nodes.keys import SECRET_BYTES
 from fedclient.storage import disk_errors, read_file, write_file
@@ -47,11 +47,13 @@ class Registry:
         self._seen: tuple[int, int, int] | None = None
 
     def load(self) -> dict[str, Node]:
-        """Return all nodes by name; raises StorageError when the file cannot be used."""
+        """Return all nodes by name; raises StorageError or ConfigError when the file cannot be used."""
         self._seen = self._mark()
         if self._seen is None:
             return {}
-        if self._path.stat().st_mode & 0o077:
+        with disk_errors(self._path):
+            mode = self._path.stat().st_mode
+        if mode & 0o077:
             raise ConfigError(f"{self._path}: others may read these secrets: chmod 0600 it")
         try:
             found = json.loads(read_file(self._path, _MAX_BYTES))
@@ -64,8 +66,11 @@ class Registry:
             ) from None
 
     def has_changed(self) -> bool:
-        """Whether the file is another one than `load` has read."""
-        return self._mark() != self._seen
+        """Whether the file is another one than `load` has read, or cannot be looked at: `load` says why."""
+        try:
+            return self._mark() != self._seen
+        except StorageError:
+            return True
 
     def add(self, name: str) -> Node:
         """Make a secret for a new node.  Raises UsageError for a name that is taken."""
@@ -112,12 +117,10 @@ class Registry:
             os.close(folder)
 
     def _mark(self) -> tuple[int, int, int] | None:
-        try:
-            with disk_errors(self._path):
-                found = self._path.stat() if self._path.exists() else None
-        except FileNotFoundError:
-            found = None
-        return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+        with disk_errors(self._path), suppress(FileNotFoundError):
+            found = self._path.stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
 
 
 def _known(nodes: Mapping[str, Node], name: str) -> Node:

@@ -63,7 +63,7 @@ class _Maker:
         self._folder = DeviceFolder(Path(arguments.state))
         self._slot, model, head = Slots(self._folder.current).read()
         self._adopted = np.frombuffer(head, "<f4").astype(np.float32)
-        self._model, self._why = _loaded(model, self._adopted, arguments.threads)
+        self._model, self._why = _loaded(model, self._adopted)
 
     def make(self, name: str) -> None:
         """Write one file."""
@@ -146,10 +146,10 @@ class _Maker:
                 return None
 
 
-def _loaded(model: bytes, head: NDArray[np.float32], threads: int) -> tuple[TrainableModel | None, str]:
+def _loaded(model: bytes, head: NDArray[np.float32]) -> tuple[TrainableModel | None, str]:
     """Return the model if nodes can compute its head, or why not."""
     try:
-        found = runtime.load(model, threads=threads)
+        found = runtime.load(model)
         found.set_weights(head)
         dense_layers(found)
     except ModelError as error:
@@ -176,7 +176,7 @@ def body_of(model: TrainableModel, slot: Slot, revision: int) -> bytes:
 
 
 def quantized(weights: NDArray[np.float64], bias: NDArray[np.float64], *, relu: bool) -> NodeLayer:
-    """Return the layer in int8, each row with its scale."""
+    """Return the layer in int8, each row with its scale; raises ModelError where int8 cannot hold it."""
     greatest = np.abs(weights).max(axis=1)
     scales = np.where(greatest > 0, greatest / 127, 1.0).astype("<f4")
     if not (np.isfinite(scales).all() and (scales > 0).all() and np.isfinite(bias.astype("<f4")).all()):
@@ -230,7 +230,7 @@ def _spread(weights: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _prove(model: TrainableModel, layers: Sequence[Dense], weights: dict[str, NDArray[np.float64]]) -> None:
-    """Compare the layers with the model on rows such as it may get."""
+    """Compare the layers with the model on rows such as it may get; raises ModelError."""
     rows = np.random.default_rng(_SEED).standard_normal((_PROBES, model.features))
     if MEAN in weights:
         rows = weights[MEAN] + rows * _spread(weights)

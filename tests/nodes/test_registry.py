@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from fedclient.errors import ConfigError, StorageDamaged, UsageError, WireError
+from fedclient.errors import ConfigError, StorageDamaged, StorageError, UsageError, WireError
 from fedclient.nodes.registry import Registry
 
 
@@ -68,6 +69,20 @@ def test_it_is_known_when_another_process_has_changed_it(path: Path) -> None:
     assert reader.has_changed()
     assert list(reader.load()) == ["shed"]
     assert not reader.has_changed()
+
+
+def test_a_disk_that_fails_is_told_by_load_and_by_nothing_else(path: Path, monkeypatch) -> None:
+    registry = Registry(path)
+    registry.add("shed")
+    registry.load()
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "stat", fails)
+    assert registry.has_changed()
+    with pytest.raises(StorageError, match="Input/output error"):
+        registry.load()
 
 
 def test_a_file_that_others_may_read_is_refused(path: Path) -> None:

@@ -51,7 +51,7 @@ def adopt(bench: Bench, head: np.ndarray, version: int = 1) -> None:
 def run(bench: Bench, *nodes: str, should_stop: Callable[[], bool] = lambda: False) -> None:
     arguments = NodeHeadArguments(
         parent=os.getpid(), state=str(bench.folder.path), nodes=nodes, tuned_epochs=5, min_judged=10,
-        feature_batch=None, threads=1, nice=0, idle=False, memory_mib=None, verbose=False,
+        nice=0, idle=False, memory_mib=None, verbose=False,
     )  # fmt: skip
     assert node_heads.run(arguments, should_stop) == 0
 
