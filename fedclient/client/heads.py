@@ -220,9 +220,8 @@ class Heads:
         return True
 
     def _failed(self, manifest: Manifest, code: int, now_s: float) -> None:
-        route = self._route or self._shortest(
-            manifest
-        )  # the one that was taken: blobs of it may be gone by now
+        # The one that was taken, if it is known: blobs of it may be gone by now.
+        route = self._route or self._shortest(manifest)
         self._failures += 1
         at_fault = code in {TrainerExit.ASTRAY, TrainerExit.LOST} or self._failures >= MAX_CRASHES
         if route.base is not None and at_fault:

@@ -22,11 +22,6 @@ class Route:
     base: BlobRef | None  # the head that the first step is added to; None: the only step is the whole head
     steps: tuple[BlobRef, ...]
 
-    @property
-    def bytes(self) -> int:
-        """How many bytes its blobs have."""
-        return sum(step.size for step in self.steps)
-
 
 def whole(manifest: Manifest) -> Route:
     """Return the route that needs nothing else."""
