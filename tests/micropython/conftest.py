@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "examples" / "micropython" / "fednode"
+EXAMPLES = {"board.py", "deepsleep.py", "main.py"}  # beside the package, and no part of it
+MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name not in EXAMPLES)
 PROGRAMS = Path(__file__).parent / "programs"
 HEAP = "192K"  # of an ESP32 or a Pico W; the unix port's objects take twice the room
 

@@ -17,6 +17,10 @@ def test_a_node_is_measured(micropython: str, mpy_cross: str, mosquitto: str) ->
         assert 0 < heap["imported"] < heap["made"] < heap["ring_full"] < 60_000
         assert heap["head"] < heap["ring_full"] + 3000, "the ring's memory is kept, and a head is small"
     assert all(us >= 0 for us in found["speed"].values())
+    wakes = found["wakes"]
+    assert wakes["keep False"] == wakes["keep flush"], "the file is for what could not be sent"
+    assert wakes["keep True"]["flash_bytes"] > 2 * wakes["keep flush"]["flash_bytes"] > 0
+    assert {one["messages"] for one in wakes.values()} == {2}, "it asks, and it says"
     page = (PACKAGE / "README.md").read_text()
     (said,) = re.findall(r"xtensawin alike\) \| ([0-9,]+) \|", page)
     for sizes in found["mpy_bytes"].values():

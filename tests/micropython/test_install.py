@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.micropython.conftest import PACKAGE, PROGRAMS, ROOT, tool
+from tests.micropython.conftest import MODULES, PACKAGE, PROGRAMS, ROOT, tool
 
-MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "main.py")
 LISTING = (
     "import os; print([(n, os.stat('/lib/fednode/' + n)[6]) for n in sorted(os.listdir('/lib/fednode'))])"
     "; print(sorted(os.listdir('/')))"
@@ -112,14 +111,19 @@ def test_mpremote_installs_the_compiled_files_and_copies_the_rest(
     folder = copy(tmp_path / "fednode")
     for name in ("wifi.json", "node.json"):
         (folder / name).write_text("{}")
-    copied = ("+", "cp", "wifi.json", "node.json", "main.py", ":", "+", "exec", f"{LISTING}; {WORKS}")
+    copied = ("cp", "wifi.json", "node.json", "board.py", "main.py", ":")
+    page = (PACKAGE / "README.md").read_text()
+    assert f"    mpremote {' '.join(copied)}\n" in page
+    for how in ("mip install package.json", f"mip install github:OWNER/REPO/{PACKAGE.relative_to(ROOT)}"):
+        assert f"mpremote {how}" in page
+    package = str(tmp_path / "mpy" / "package.json")
     said = mpremote(
-        "mip", "install", str(tmp_path / "mpy" / "package.json"), *copied, folder=folder
+        "mip", "install", package, "+", *copied, "+", "exec", f"{LISTING}; {WORKS}", folder=folder
     ).splitlines()
     compiled = [tmp_path / "mpy" / f"{path.stem}.mpy" for path in MODULES]
     assert said[-3:] == [
         str([(path.name, path.stat().st_size) for path in compiled]),
-        "['lib', 'main.py', 'node.json', 'wifi.json']",
+        "['board.py', 'lib', 'main.py', 'node.json', 'wifi.json']",
         "32",
     ]
 

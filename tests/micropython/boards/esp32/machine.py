@@ -1,5 +1,7 @@
 """Stands in for an ESP32's module: the button is not down."""
 
+import sys
+
 
 class Pin:
     IN = PULL_UP = 1
@@ -9,3 +11,8 @@ class Pin:
 
     def value(self):
         return 1
+
+
+def deepsleep(ms):
+    print("asleep for %d ms" % ms)
+    sys.exit()

@@ -1,5 +1,7 @@
 """Stands in for a Pico's module: 27 degrees."""
 
+import sys
+
 
 class ADC:
     def __init__(self, channel):
@@ -7,3 +9,8 @@ class ADC:
 
     def read_u16(self):
         return 14021
+
+
+def deepsleep(ms):
+    print("asleep for %d ms" % ms)
+    sys.exit()
