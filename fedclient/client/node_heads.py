@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf, isinf
+from pathlib import Path
 from selectors import EVENT_READ
 from typing import Final
 
@@ -39,7 +40,8 @@ class NodeHeads:
         self._folder = folder
         self._config = config
         self._slots = Slots(folder.current)
-        self._files: dict[str, HeadFile | None] = {}
+        self._files: dict[str, HeadFile | None] = {}  # as they are since `_files_mark`
+        self._files_mark: object = None
         self._seen: object = None  # of the slot and the nodes, when everything was in order
         self._outgrown: set[str] = set()  # whose own heads are to be made anew
         self._child: Child | None = None
@@ -59,14 +61,20 @@ class NodeHeads:
     def service(
         self, ready: Collection[int], nodes: Sequence[str], now_s: float, held_back: HeldBack
     ) -> bool:
-        """Look after the files; True when there are new ones to send."""
+        """Look after the files; True when there are other ones to send."""
         if self._child is not None:
             return self._look_after(self._child, ready, now_s, held_back)
+        changed = self._refresh()
+        self._make(nodes, now_s, held_back)
+        return changed
+
+    def _make(self, nodes: Sequence[str], now_s: float, held_back: HeldBack) -> None:
+        """Start a child where there are files to make, and it may."""
         wanted = (self._mark(), tuple(nodes))
         if not nodes or now_s < self._not_before_s or (wanted == self._seen and not self._outgrown):
-            return False
+            return
         if self._look_s is not None and now_s < self._look_s:
-            return False
+            return
         self._look_s = None
         names = self._missing(nodes)
         if not names:
@@ -77,7 +85,6 @@ class NodeHeads:
             self._look_s = now_s + (LOOK_S if why == TRAINER_RUNS else LOOK_AGAIN_S)
         else:
             self._start(names, now_s)
-        return False
 
     def committed(self, labels: Callable[[], Mapping[str, int]], now_s: float) -> None:
         """See which nodes have outgrown their heads; `labels` counts those that each has given."""
@@ -94,13 +101,22 @@ class NodeHeads:
             self._child.stop(0.5)
             self._child = None
 
-    def body(self, node: str) -> bytes:
-        """Return the body of a node's head; empty where there is none."""
+    def body(self, node: str) -> bytes | None:
+        """Return the body of a node's head: empty where it gets none, None where none was made yet."""
+        self._refresh()
         name = node if self._config.nodes.personal else POOLED
         if name not in self._files:
             self._files[name] = headfile.load(self._folder.node_heads, name)
         found = self._files[name]
-        return b"" if found is None else found.body
+        return None if found is None else found.body
+
+    def _refresh(self) -> bool:
+        """Forget files as they were before somebody wrote there: a child, or a purge."""
+        mark = _mark_of(self._folder.node_heads)
+        if mark == self._files_mark:
+            return False
+        self._files, self._files_mark = {}, mark
+        return True
 
     def remove_others(self, nodes: set[str]) -> None:
         """Let go of heads of nodes that are no more."""
@@ -113,15 +129,7 @@ class NodeHeads:
 
     def _mark(self) -> object:
         """Tell adopted heads apart without reading them, and see files go: both are replaced by rename."""
-        marks: list[object] = []
-        for path in (self._folder.current / "current.json", self._folder.node_heads):
-            try:
-                found = path.stat()
-            except OSError:
-                marks.append(None)
-            else:
-                marks.append((found.st_ino, found.st_mtime_ns))
-        return tuple(marks)
+        return _mark_of(self._folder.current / "current.json"), _mark_of(self._folder.node_heads)
 
     def _missing(self, nodes: Sequence[str]) -> tuple[str, ...]:
         """Return the files to make: those that are not of the head that apps have now, or outgrown."""
@@ -190,3 +198,11 @@ class NodeHeads:
     def _failed(self, why: str, now_s: float) -> None:
         log.error("%s", why)
         self.why, self._not_before_s = why, now_s + AGAIN_S
+
+
+def _mark_of(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -203,14 +203,14 @@ class NodeLink:
             log.error("%s", error)
 
     def _send_heads(self) -> None:
-        """Leave its head on the broker for each node, and none for those that were revoked."""
+        """Leave its head on the broker for each node, and none where it gets none or was revoked."""
         if not self._transport.connected:
             return
         for node in self._receiver.active:
             keys, body = self._receiver.keys(node), self._heads.body(node)
-            if keys is not None and body:
+            if keys is not None and body is not None:
                 topic = self._receiver.topics.head(node)
-                self._say(topic, keys.down.seal(topic, body), retain=True)
+                self._say(topic, keys.down.seal(topic, body) if body else b"", retain=True)
         for node in self._revoked:
             self._say(self._receiver.topics.head(node), b"", retain=True)
 

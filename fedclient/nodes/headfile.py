@@ -7,7 +7,11 @@ and the body of a `head` message; an empty body says, in `why`, that there is no
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -58,9 +62,7 @@ class HeadFile:
 
     def save(self, folder: Path, name: str) -> None:
         """Put it in the place of the one before."""
-        with disk_errors(folder):
-            if not folder.is_dir():
-                make_folder(folder, 0o700)
+        _make(folder)
         told = asdict(self)
         del told["body"]
         write_file(folder / name, json.dumps(told).encode() + b"\n" + self.body, mode=0o600)
@@ -86,13 +88,35 @@ def load(folder: Path, name: str) -> HeadFile | None:
 
 def forget(folder: Path) -> None:
     """Let go of what was made of samples that are purged; the revisions go on."""
-    for name in _names(folder):
-        before = load(folder, name)
-        if before is not None:
-            forgotten = HeadFile(adopted_sha256="", revision=before.revision, why="", body=b"")
-            forgotten.save(folder, name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+    if not folder.is_dir():
+        return
+    with alone(folder):
+        for name in _names(folder):
+            before = load(folder, name)
+            if before is not None:
+                forgotten = HeadFile(adopted_sha256="", revision=before.revision, why="", body=b"")
+                forgotten.save(folder, name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a purge from coming between a look at the samples that there are and what is written of them."""
+    _make(folder)
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # which ends with its process, too
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(folder: Path) -> None:
+    with disk_errors(folder):
+        if not folder.is_dir():
+            make_folder(folder, 0o700)
 
 
 def _names(folder: Path) -> list[str]:

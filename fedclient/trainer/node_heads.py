@@ -67,7 +67,7 @@ class _Maker:
 
     def make(self, name: str) -> None:
         """Write one file."""
-        folder, labels = self._folder.node_heads, self._labels(name)  # counted before samples are read
+        folder, (epoch, labels) = self._folder.node_heads, self._samples(name)  # before they are read
         before = headfile.load(folder, name)
         why, examples, revision, body = self._why, 0, before.revision if before else 0, b""
         if self._model is not None:
@@ -83,7 +83,6 @@ class _Maker:
                     body = body_of(self._model, self._slot, revision)
             except ModelError as error:
                 why, body = str(error), b""
-        log.info("head %s for %s: %s", self._slot.version, name, why or "written")
         made = HeadFile(
             adopted_sha256=self._slot.head_sha256,
             revision=revision,
@@ -92,13 +91,19 @@ class _Maker:
             labels=labels,
             examples=examples,
         )
-        made.save(folder, name)
+        with headfile.alone(folder):
+            if self._samples(name)[0] != epoch:
+                log.warning("samples were purged meanwhile: the head for %s is made again", name)
+                return
+            made.save(folder, name)
+        log.info("head %s for %s: %s", self._slot.version, name, why or "written")
 
-    def _labels(self, name: str) -> int:
+    def _samples(self, name: str) -> tuple[int, int]:
+        """Return which samples there are to tune a node's head on, and how many labels it has given."""
         if name == POOLED:
-            return 0
+            return 0, 0
         with SampleStore(self._folder.samples) as store:
-            return store.node_counts(LABELLED).get(name, 0)
+            return store.epoch, store.node_counts(LABELLED).get(name, 0)
 
     def _tune(self, model: TrainableModel, node: str) -> tuple[str, int]:
         """Train the model's head on a node's samples; set the adopted one again if that is not better.

@@ -17,8 +17,9 @@ from fedclient.device import folder as folders
 from fedclient.device.slots import Slots
 from fedclient.nodes import headfile
 from fedclient.nodes.headfile import POOLED
-from fedclient.nodes.messages import decode_head
+from fedclient.nodes.messages import decode_head, encode_head
 from fedclient.values import HeadVersion
+from tests.nodes import golden
 from tests.trainer.setup import Bench
 from tests.trainer.test_node_heads import trained
 
@@ -175,6 +176,27 @@ def test_after_a_purge_they_are_made_again(bench: Bench, fake) -> None:
     headfile.forget(bench.folder.node_heads)
     turn(heads, "shed")
     assert len(fake.made) == 1
+
+
+def test_after_a_purge_the_head_that_was_is_sent_no_more(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    assert heads.body("shed") is None
+    head = encode_head(golden.HEADS["two layers"])
+    headfile.HeadFile(adopted_sha256="ab", revision=0, why="", body=head).save(
+        bench.folder.node_heads, POOLED
+    )
+    assert heads.body("shed") == head
+    turn(heads, "shed", held_back="too hot")
+    headfile.forget(bench.folder.node_heads)
+    assert turn(heads, "shed", held_back="too hot", now_s=1.0)  # there is something to say
+    assert heads.body("shed") == b""
+    assert not turn(heads, "shed", held_back="too hot", now_s=2.0)
+    headfile.HeadFile(adopted_sha256="ab", revision=0, why="", body=head).save(
+        bench.folder.node_heads, POOLED
+    )
+    headfile.forget(bench.folder.node_heads)
+    assert heads.body("shed") == b""  # whoever asks first
 
 
 def test_a_head_that_its_node_has_outgrown_is_made_anew(bench: Bench, fake) -> None:

@@ -18,15 +18,17 @@ from fedclient.device import enrolment, folder
 from fedclient.device.folder import DeviceFolder
 from fedclient.errors import ConfigError, StorageFull
 from fedclient.limits import MAX_NODE_PACKET_BYTES, MAX_NODE_SAMPLE_BYTES
-from fedclient.nodes import receiver
+from fedclient.nodes import headfile, receiver
 from fedclient.nodes.headfile import POOLED, HeadFile
 from fedclient.nodes.intake import Intake
 from fedclient.nodes.keys import TAG_BYTES
+from fedclient.nodes.messages import encode_head
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.transport.memory import MemoryBroker, MemoryTransport
 from fedclient.values import Broker
 from fedclient.wire.invitation import encode_invitation
+from tests.nodes import golden
 from tests.nodes.puppet import Puppet
 from tests.wire.golden import INVITATION
 
@@ -230,6 +232,24 @@ def test_a_node_that_is_added_or_revoked_while_the_agent_runs(world: World) -> N
     renewed.send()
     world.turn(renewed)
     assert world.counts("barn") == {receiver.TAG: 1}
+
+
+def test_a_head_that_there_is_no_more_is_taken_off_the_broker(world: World) -> None:
+    """Who connects later would get what was tuned on samples that are purged by now."""
+    folder, head = world.folder.node_heads, encode_head(golden.HEADS["two layers"])
+    node = world.node("shed")
+    world.link.asked()
+    world.turn(node)
+    assert node.heads == []  # none was made yet: the broker keeps what it has
+    HeadFile(adopted_sha256="", revision=0, why="", body=head).save(folder, POOLED)
+    world.turn(node)
+    assert len(node.heads) == 1
+    headfile.forget(folder)
+    world.turn(node)
+    assert node.heads[1:] == [b""]
+    late = world.node("shed")
+    world.turn(late)
+    assert late.heads == []
 
 
 def test_a_disk_that_is_full_is_waited_for_and_nothing_is_said(world: World, monkeypatch) -> None:

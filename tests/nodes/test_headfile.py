@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,3 +83,16 @@ def test_what_is_forgotten_keeps_its_count(tmp_path: Path) -> None:
     headfile.forget(tmp_path)
     assert headfile.load(tmp_path, "shed") == HeadFile(adopted_sha256="", revision=2, why="", body=b"")
     assert [path.name for path in tmp_path.iterdir()] == ["shed"]
+
+
+def test_a_purge_waits_for_who_writes(tmp_path: Path) -> None:
+    """Else a head that was tuned on what is purged could be written after it."""
+    purge = threading.Thread(target=headfile.forget, args=(tmp_path,))
+    with headfile.alone(tmp_path):
+        purge.start()
+        purge.join(0.05)
+        MADE.save(tmp_path, "shed")
+    purge.join()
+    found = headfile.load(tmp_path, "shed")
+    assert found is not None
+    assert found.body == b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +230,21 @@ def test_a_head_of_ones_own_that_is_no_better_is_not_kept(bench: Bench, monkeypa
         for x, y in zip(xs[:20], labels[:20], strict=True)
     )
     assert written(bench, "shed").why.startswith("the adopted head: ")
+
+
+def test_a_purge_while_a_head_is_tuned_leaves_nothing_of_what_is_purged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt(bench, trained(bench.model))
+    body_of = node_heads.body_of
+
+    def purged(*arguments: Any) -> bytes:
+        bench.store.purge()
+        headfile.forget(bench.folder.node_heads)
+        return body_of(*arguments)
+
+    monkeypatch.setattr(node_heads, "body_of", purged)
+    run(bench, "shed")
+    assert headfile.load(bench.folder.node_heads, "shed") is None
+    run(bench)  # the head of all is of no samples here
+    assert written(bench).body
