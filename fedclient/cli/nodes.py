@@ -90,7 +90,7 @@ def revoke(args: argparse.Namespace) -> int:
     """Forget a node's secret; its samples stay."""
     folder = open_folder(args.settings.state)
     node = Registry(folder.nodes).revoke(args.node)
-    print(f"node {node.name} is revoked; its samples stay (`fedclient samples purge` deletes samples)")
+    print(f"node {node.name} is revoked; its samples stay (`fedclient samples purge --node {node.name}`)")
     _tell(folder, args.settings.nodes)
     return 0
 

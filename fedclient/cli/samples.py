@@ -60,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     stats_.set_defaults(run=stats)
     purge_ = verbs.add_parser("purge", help="delete samples, and what was derived from them, for good")
     purge_.add_argument("--before-id", type=int, metavar="N", help="only rows with an id below N")
+    purge_.add_argument("--node", metavar="NODE", help="only what this node sent (`fedclient nodes list`)")
     purge_.add_argument("--yes", action="store_true", help="do not ask")
     purge_.set_defaults(run=purge)
 
@@ -108,7 +109,12 @@ def stats(args: argparse.Namespace) -> int:
 
 def purge(args: argparse.Namespace) -> int:
     """Delete rows for good; asks on a terminal unless told not to."""
-    which = "all samples" if args.before_id is None else f"all samples with an id below {args.before_id}"
+    every = args.before_id is None and args.node is None
+    which = "all samples"
+    if args.node is not None:
+        which = f"{which} of node {args.node}"
+    if args.before_id is not None:
+        which = f"{which} with an id below {args.before_id}"
     if not args.yes and not sys.stdin.isatty():
         raise UsageError(f"purge deletes {which} for good: say --yes to do it without a question")
     if not args.yes and input(f"delete {which} of this device for good? [y/N] ").strip().lower() != "y":
@@ -117,10 +123,10 @@ def purge(args: argparse.Namespace) -> int:
     with _store(args) as store:
         folder = DeviceFolder(args.settings.state)
         derived = open_database(folder) if folder.database.exists() else None
-        count = store.purge(args.before_id)
+        count = store.purge(args.before_id, node=args.node)
         TunedHead(folder.current).remove()
         headfile.forget(folder.node_heads)  # the agent has them made of what is left
-        _forget_damaged(folder, every=args.before_id is None)
+        _forget_damaged(folder, every=every)
         if derived is not None:
             _forget(derived)
             _forget_layer(folder, derived)

@@ -172,8 +172,8 @@ class SampleStore:
                     f"there is no sample {row}: it was never stored, or has been dropped or purged"
                 )
 
-    def purge(self, before_id: int | None = None) -> int:
-        """Delete rows below `before_id` (all rows without it) and every cached feature; return how many.
+    def purge(self, before_id: int | None = None, *, node: str | None = None) -> int:
+        """Delete rows below `before_id`, of `node`, or all, and every cached feature; return how many.
 
         The rows' bytes are overwritten, in short transactions; a purge cut short is finished by the next.
         The epoch rises before, so that nobody keeps what was derived, and after, for who derived meanwhile.
@@ -185,7 +185,9 @@ class SampleStore:
         below = self._newest() + 1 if before_id is None else before_id
         purged = 0
         while doomed := self._database.execute(
-            "SELECT id, bytes FROM samples WHERE id < ? ORDER BY id LIMIT ?", (below, _PURGED_ROWS)
+            "SELECT id, bytes FROM samples WHERE id < ? AND (? OR counter IS NOT NULL AND source = ?) "
+            "ORDER BY id LIMIT ?",
+            (below, node is None, node, _PURGED_ROWS),
         ):
             fit = sum(total <= _PURGED_BYTES for total in accumulate(size for _, size in doomed))
             with self._database.transaction():

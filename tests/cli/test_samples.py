@@ -121,9 +121,12 @@ def test_purge_needs_a_yes(run, data, monkeypatch):
         2,
         "fedclient: purge deletes all samples for good: say --yes to do it without a question\n",
     )
+    refused = run("purge", "--node", "shed", "--before-id", "9")[2]
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert run("purge")[:2] == (1, "nothing was deleted\n")
+    assert "purge deletes all samples of node shed with an id below 9 for good" in refused
+    assert run("purge", "--node", "shed", "--yes")[1].startswith("purged 0 samples")
     assert run("purge", "--before-id", "101", "--yes")[1].startswith("purged 100 samples")
     monkeypatch.setattr("builtins.input", lambda _: "y")
     assert run("purge")[1].startswith("purged 500 samples")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,21 @@ def test_the_store_keeps_its_own_bounds(tmp_path: Path) -> None:
         with store.node_rows() as rows:
             rows.add([row(one) for one in range(1, 6)], 0)
         assert (len(store), store.stats().dropped) == (2, 3)
+
+
+def test_one_nodes_samples_can_be_purged(tmp_path: Path) -> None:
+    with SampleStore(tmp_path / "samples.db") as store:
+        with store.node_rows() as rows:
+            rows.add([row(1), row(2), replace(row(1), node="barn")], 0)
+        ours = store.append([1.0], source="shed")  # an app that calls itself so
+        with store.node_rows() as rows:
+            rows.add([row(3)], 0)
+        epoch = store.epoch
+        assert store.purge(ours, node="shed") == 2
+        assert [one.id for one in store.read(range(1, 9))] == [3, ours, 5]
+        assert store.purge(node="shed") == 1
+        assert (store.purge(node="nobody"), len(store)) == (0, 2)
+        assert store.epoch != epoch
 
 
 def test_figures_add_up(tmp_path: Path) -> None:
