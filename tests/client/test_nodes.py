@@ -378,6 +378,18 @@ def test_the_invitations_broker_counts_too(tmp_path: Path) -> None:
         refuse_federation(device, config)
 
 
+def test_nothing_starts_with_the_federations_broker(tmp_path: Path) -> None:
+    device = folder.create(tmp_path / "device")
+    config = Config(
+        state=device.path,
+        nodes=NodeSettings(enabled=True),
+        broker=BrokerSettings(host="127.0.0.1", port=1883, tls="off"),
+    )
+    link = NodeLink(device, config, lambda name: MemoryTransport(MemoryBroker(), name), "device")
+    with pytest.raises(ConfigError, match="is the federation's broker"):
+        link.start(0.0)
+
+
 def test_a_broker_that_becomes_the_federations_is_not_connected_to_again(world: World, monkeypatch) -> None:
     seen: list[Callable] = []
 

@@ -12,19 +12,11 @@ from typing import Any
 
 import pytest
 
-from fedclient import limits
-from fedclient.device.slots import Slots
-from fedclient.nodes import head as heads
-from fedclient.nodes.keys import derive
-from fedclient.nodes.messages import NodeSample, decode_head
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
-from fedclient.values import HeadVersion
 from tests.micropython.conftest import HEAP, PROGRAMS, environment, tool
 from tests.micropython.test_node import Running
 from tests.system.test_nodes import Shed
-from tests.trainer.setup import FEATURES
-from tests.trainer.test_node_heads import trained
 
 
 class Board:
@@ -138,41 +130,3 @@ def test_what_a_node_saw_settled_is_stored_once_whoever_is_killed(
         print(f"{one.name}: {one.life} lives, {len(one.settled)} seen settled, {len(there)} stored")
         assert len(there) == len(set(there)), "stored twice"
         assert one.settled <= set(there), "settled and lost"
-
-
-def test_two_nodes_get_the_adopted_head_and_predict_as_the_device_does(
-    shed: Shed, board: Callable[[str], Board]
-) -> None:
-    chance = random.Random(6)
-    samples = [
-        ([chance.randrange(-128, 128) for _ in range(FEATURES)], chance.randrange(3)) for _ in range(60)
-    ]
-    boards = [board("barn"), board("porch")]
-    head = trained(shed.bench.model)
-    manifest = shed.bench.publish(HeadVersion(1, 3), head=head.tobytes())
-    Slots(shed.bench.folder.current).adopt(manifest, shed.bench.model, head.tobytes())
-    shed.agent.start()
-    for one in boards:
-        running = one.start("predicting.py", samples)
-        running.until(lambda said: {each[0] for each in said} >= {"settled", "head"})
-        ((version, outputs, classes),) = running.of("head")
-        assert version[:2] == [1, 3]
-        made = decode_head(taken(one))
-        wanted = [sample(values) for values, _ in samples]
-        assert outputs == [heads.outputs(made, each) for each in wanted]
-        assert classes == [heads.predict(made, each) for each in wanted]
-        assert len(set(classes)) > 1, "a head that says one thing proves nothing"
-    assert shed.status()["nodes"]["samples"] == 120
-    assert shed.agent.stop() == 0
-
-
-def sample(values: list[int]) -> NodeSample:
-    data = bytes(one & 0xFF for one in values)
-    return NodeSample(nonce=bytes(8), counter=1, dtype="int8", data=data, scale=0.0625)
-
-
-def taken(one: Board) -> bytes:
-    """Return the body of the head in a node's flash, whose tag is checked."""
-    keys = derive(bytes.fromhex(one.settings["secret"]), one.settings["generation"])
-    topic = f"fl/v1/{one.settings['federation']}/node/{one.name}/head"
-    return keys.down.open(topic, (one.flash / "head").read_bytes(), limits.MAX_NODE_HEAD_BYTES)

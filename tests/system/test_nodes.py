@@ -112,36 +112,6 @@ def shed(tmp_path: Path, mosquitto: str) -> Iterator[Shed]:
             node.transport.close()
 
 
-def test_what_a_node_saw_acknowledged_is_stored_once_whoever_is_killed(shed: Shed, thorough: bool) -> None:
-    chance = random.Random(6)
-    shed.agent.start()
-    nodes = [shed.add("barn"), shed.add("shed")]
-    # three of each, and of nodes, with real nodes: test_micropython_nodes.py
-    victims = ["agent", "broker"] * (20 if thorough else 1)
-    for victim in victims:
-        for node in nodes:
-            for _ in range(30):
-                node.sample(node.counter + 1, label=chance.randrange(10))
-        before = sum(len(node.settled) for node in nodes)
-        goal = before + chance.randrange(1, 40)
-        shed.pump(
-            lambda goal=goal: sum(len(one.settled) for one in nodes) >= goal, "some acknowledged", again_s=0.3
-        )
-        if victim == "agent":
-            shed.agent.kill()
-            shed.agent.start()
-        else:
-            shed.broker.kill()
-            shed.broker.restart()
-    shed.pump(lambda: not any(node.kept for node in nodes), "all acknowledged")
-    assert shed.agent.stop() == 0
-    stored = shed.stored()
-    for node in nodes:
-        assert node.settled == set(range(1, node.counter + 1))
-        assert sorted(stored[node.name]) == list(range(1, node.counter + 1))
-    print(f"{len(victims)} kills, {sum(map(len, stored.values()))} samples")
-
-
 def test_heads_go_out_and_the_agent_needs_no_numpy_for_it(shed: Shed) -> None:
     node = shed.add("shed")
     head = trained(shed.bench.model)
@@ -278,10 +248,3 @@ def test_the_nodes_broker_may_have_tls_and_passwords(tmp_path: Path, mosquitto: 
         assert found.found == f"the broker at localhost:{broker.port} does not admit the user 'device'"
         assert shed.agent.stop() == 0
         node.transport.close()
-
-
-def test_a_broker_of_the_federations_is_refused_in_one_line(tmp_path: Path) -> None:
-    broker = "host = 'broker.farm'\nallow_plaintext = true\n"
-    setup = Setup(tmp_path / "state", f"[broker]\n{broker}[nodes]\nenabled = true\n{broker}")
-    setup.ok("init")
-    assert "is the federation's broker" in setup.refused("run")
