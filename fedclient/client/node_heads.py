@@ -180,7 +180,8 @@ class NodeHeads:
             child.kill()
         elif self._look_s is not None and now_s >= self._look_s:
             self._look_s = now_s + LOOK_S
-            if why := held_back():
+            # One that only writes the common head is done in less time than it takes to begin again.
+            if self._config.nodes.personal and (why := held_back()):
                 log.info("the heads for nodes wait: %s", why)
                 child.cut_off()
         if isinf(child.kill_at_s):

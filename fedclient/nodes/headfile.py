@@ -94,10 +94,14 @@ def forget(folder: Path) -> None:
         for name in _names(folder):
             before = load(folder, name)
             if before is not None:
-                forgotten = HeadFile(adopted_sha256="", revision=before.revision, why="", body=b"")
-                forgotten.save(folder, name)
+                _forgotten(before.revision).save(folder, name)
             else:
                 (folder / name).unlink(missing_ok=True)
+
+
+def _forgotten(revision: int) -> HeadFile:
+    """Return what keeps the count, and is made anew."""
+    return HeadFile(adopted_sha256="", revision=revision, why="", body=b"")
 
 
 @contextmanager
@@ -125,7 +129,20 @@ def _names(folder: Path) -> list[str]:
 
 
 def remove_others(folder: Path, names: set[str]) -> None:
-    """Let go of the heads of nodes that there are no more."""
-    with disk_errors(folder):
-        for name in set(_names(folder)) - names:
-            (folder / name).unlink(missing_ok=True)
+    """Let go of the heads of nodes that there are no more.
+
+    Between one head for all and one for each the count goes on: a node takes nothing below what it has.
+    """
+    others = set(_names(folder)) - names
+    if not others:
+        return
+    with alone(folder):
+        if POOLED in others | names:
+            before = [one for name in others if (one := load(folder, name)) is not None]
+            for name in names:
+                own = load(folder, name)
+                counted = [one.revision for one in (*before, own) if one is not None]
+                _forgotten(max(counted, default=0)).save(folder, name)
+        with disk_errors(folder):
+            for name in others:
+                (folder / name).unlink(missing_ok=True)

@@ -96,7 +96,8 @@ class _Maker:
                 log.warning("samples were purged meanwhile: the head for %s is made again", name)
                 return
             made.save(folder, name)
-        log.info("head %s for %s: %s", self._slot.version, name, why or "written")
+        whose = "all nodes" if name == POOLED else name
+        log.info("head %s for %s: %s", self._slot.version, whose, why or "written")
 
     def _samples(self, name: str) -> tuple[int, int]:
         """Return which samples there are to tune a node's head on, and how many labels it has given."""

@@ -128,7 +128,7 @@ def test_nothing_is_made_without_nodes_or_a_head_or_in_bad_moments(bench: Bench,
 
 def test_a_child_is_cut_off_when_something_speaks_against_it_and_begins_again(bench: Bench, fake) -> None:
     adopt(bench)
-    heads = heads_of(bench)
+    heads = heads_of(bench, personal=True)
     turn(heads, "shed")
     (child,) = fake.made
     turn(heads, "shed", now_s=0.5, held_back="too hot")  # asked once a second
@@ -141,6 +141,15 @@ def test_a_child_is_cut_off_when_something_speaks_against_it_and_begins_again(be
     assert heads.why == ""  # no failure
     turn(heads, "shed", now_s=1.2)
     assert len(fake.made) == 2
+
+
+def test_a_child_that_tunes_nothing_is_let_finish(bench: Bench, fake) -> None:
+    adopt(bench)
+    heads = heads_of(bench)
+    turn(heads, "shed")
+    turn(heads, "shed", now_s=1.0, held_back=module.TRAINER_RUNS)
+    (child,) = fake.made
+    assert (child.was_cut_off, heads.deadline_s()) == (False, 1.0 + module.LOOK_S)
 
 
 def test_each_node_has_its_own(bench: Bench, fake) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedclient.nodes import headfile
-from fedclient.nodes.headfile import HeadFile
+from fedclient.nodes.headfile import POOLED, HeadFile
 from fedclient.nodes.messages import encode_head
 from tests.nodes import golden
 
@@ -70,10 +70,27 @@ def test_a_damaged_body_is_as_good_as_none(tmp_path: Path) -> None:
 
 def test_heads_of_nobody_are_removed(tmp_path: Path) -> None:
     headfile.remove_others(tmp_path / "nodes", set())
-    for name in ("shed", "barn", headfile.POOLED):
+    for name in ("shed", "barn"):
         MADE.save(tmp_path, name)
     headfile.remove_others(tmp_path, {"barn"})
     assert [path.name for path in tmp_path.iterdir()] == ["barn"]
+    assert headfile.load(tmp_path, "barn") == MADE
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [({POOLED}, {"shed", "barn"}), ({"shed", "barn"}, {POOLED})], ids=["own", "common"]
+)
+def test_between_one_head_for_all_and_one_for_each_the_count_goes_on(
+    tmp_path: Path, before: set[str], after: set[str]
+) -> None:
+    for name, revision in zip(sorted(before), (7, 9), strict=False):
+        replace(MADE, revision=revision).save(tmp_path, name)
+    headfile.remove_others(tmp_path, after)
+    assert {path.name for path in tmp_path.iterdir()} == after
+    for name in after:
+        found = headfile.load(tmp_path, name)
+        assert found is not None
+        assert (found.adopted_sha256, found.revision, found.body) == ("", 5 + 2 * len(before), b"")
 
 
 def test_what_is_forgotten_keeps_its_count(tmp_path: Path) -> None:
