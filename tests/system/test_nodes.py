@@ -1,4 +1,4 @@
-"""Nodes, the agent and their broker as processes: kills at seeded moments, heads, what is refused."""
+"""Nodes, the agent and their broker as processes: heads, what is refused, TLS; kills: test_micropython_nodes.py."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from tests.trainer.test_node_heads import trained
 from tests.transport.certificates import make_pki, password_lines, tls_lines
 
 PATIENCE_S = 60.0
+AGAIN_S = 1.0
 
 
 class Shed:
@@ -72,14 +73,14 @@ class Shed:
         self.nodes.append(node)
         return node
 
-    def pump(self, done: Callable[[], bool], what: str, *, again_s: float = 1.0) -> None:
+    def pump(self, done: Callable[[], bool], what: str) -> None:
         """Let nodes send again and listen until it is done."""
         until_s, again_at_s = time.monotonic() + PATIENCE_S, 0.0
         while not done():
             now_s = time.monotonic()
             assert now_s < until_s, f"{what}: waited in vain\n{self.agent.log.read_text()[-3000:]}"
             if now_s >= again_at_s:
-                again_at_s = now_s + again_s
+                again_at_s = now_s + AGAIN_S
                 for node in self.nodes:
                     if not node.transport.connected:
                         node.connect()
