@@ -1,4 +1,4 @@
-"""Nodes, the agent and their broker as processes: heads, what is refused, TLS; kills: test_micropython_nodes.py."""
+"""Nodes, agent and broker as processes: heads, what is refused, TLS.  Kills: test_micropython_nodes.py."""
 
 from __future__ import annotations
 
