@@ -147,6 +147,7 @@ def _load(senders: list[Sender], pid: int, per_second: int, seconds: float) -> d
         "cpu_us_per_sample": round(cpu_s * 1e6 / sent, 1),
         "cpu_share": round(cpu_s / (sending_s + late_s), 3),
         "rss_mib": [round(one, 1) for one in memory],
+        "rss_growth_of_second_half_mib": round(memory[-1] - memory[len(memory) // 2], 1),
     }
 
 

@@ -65,6 +65,7 @@ TARGETS = (
     Target("idle MQTT bytes /min with these nodes", ("idle", "nodes", "tcp_bytes_per_min"), 10),
     Target("nodes: samples lost", ("nodes", "lost"), 0),
     Target("nodes: samples /s", ("nodes", "samples_per_s"), 990, at_least=True),
+    Target("nodes: growth of memory, MiB", ("nodes", "rss_growth_of_second_half_mib"), 0.5),
     Target("smallest heap of a node, KiB", ("micropython", "smallest_heap_kib", "py"), 192),
     Target("idle processor time, s/min", ("idle", "tcp", "cpu_s_per_min"), 0.005),
     Target("idle MQTT bytes /min", ("idle", "tcp", "tcp_bytes_per_min"), 10),
