@@ -28,7 +28,7 @@ from fedclient.nodes.messages import Ack, encode_ack
 from fedclient.nodes.receiver import Receiver
 from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
-from fedclient.transport.base import Connected, Disconnected, Event, Received, Transport
+from fedclient.transport.base import Connected, Delivered, Disconnected, Event, Received, Transport
 from fedclient.transport.settings import is_loopback
 from fedclient.values import Broker
 
@@ -40,6 +40,7 @@ PAUSE_S: Final = (
 )
 FULL: Final = 16  # messages in one turn after which there is no pause: mosquitto leaves 20 unacknowledged
 GROUP: Final = 256  # messages in one commit, which must stay short
+UNACKNOWLEDGED: Final = 4096  # acks that the broker may hold: one of each node there may be
 RETRY_S: Final = (1.0, 60.0)  # pauses between attempts to connect, or after a disk that failed
 
 
@@ -65,6 +66,8 @@ class NodeLink:
         self._intake: Intake | None = None
         self._retrying = Backoff(*RETRY_S, random.Random(seed))  # noqa: S311 - spreads retries
         self._heads = NodeHeads(folder, config)
+        self._unacknowledged: set[int] = set()  # acks that the broker has not taken yet, by message id
+        self._connected_s = 0.0
         self._connect_s: float | None = 0.0  # when to try; None: it is connected, or being so
         self._pending: list[Received] = []
         self._read_again_s: float | None = None  # until when messages wait in the socket
@@ -123,6 +126,8 @@ class NodeLink:
                 self._greet()
             elif isinstance(event, Disconnected):
                 self._lost(event.reason)
+            elif isinstance(event, Delivered):
+                self._unacknowledged.discard(event.message_id)
             elif isinstance(event, Received):
                 self._hear(event)
 
@@ -183,24 +188,27 @@ class NodeLink:
         if reason != self.reason:  # once per change
             log.warning("no connection to the nodes' broker: %s", reason)
         self.reason = reason
+        if self._now_s - self._connected_s >= RETRY_S[1]:  # it was a good one
+            self._retrying.reset()
         self._connect_s = self._now_s + self._retrying.next_s()
 
     def _greet(self) -> None:
-        self.reason = ""
-        self._retrying.reset()
+        self.reason, self._connected_s = "", self._now_s
+        self._unacknowledged.clear()
         log.info("listening to nodes at %s:%d", self._config.nodes.host, self._config.nodes.broker.port)
         with suppress(Unreachable):  # its Disconnected is on the way
             for topic in (self._receiver.topics.samples_up, self._receiver.topics.labels_up):
                 self._transport.subscribe(topic)
         self._send_heads()
 
-    def _say(self, topic: str, message: bytes, *, retain: bool = False) -> None:
+    def _say(self, topic: str, message: bytes, *, retain: bool = False) -> int | None:
         try:
-            self._transport.publish(topic, message, retain=retain)
+            return self._transport.publish(topic, message, retain=retain)
         except Unreachable:
             pass  # nodes send again
         except ConfigError as error:  # what a broker says of itself is no reason to end
             log.error("%s", error)
+        return None
 
     def _send_heads(self) -> None:
         """Leave its head on the broker for each node, and none where it gets none or was revoked."""
@@ -245,6 +253,9 @@ class NodeLink:
             with self._transport.together():
                 for node, ack in answers:
                     self._answer(node, ack)
+            if len(self._unacknowledged) > UNACKNOWLEDGED:
+                raise Unreachable(f"it left {UNACKNOWLEDGED} answers to nodes without acknowledgement")
+            self._retrying.reset()
             self._heads.committed(intake.labels, self._now_s)
         except FedClientError as error:
             self._stumble(error)
@@ -253,7 +264,9 @@ class NodeLink:
         keys = self._receiver.keys(node)
         if keys is not None:
             topic = self._receiver.topics.ack(node)
-            self._say(topic, keys.down.seal(topic, encode_ack(ack)))
+            message_id = self._say(topic, keys.down.seal(topic, encode_ack(ack)))
+            if message_id is not None:
+                self._unacknowledged.add(message_id)
 
     def _open(self) -> Intake:
         if self._store is None:

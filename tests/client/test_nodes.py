@@ -16,7 +16,7 @@ from fedclient.client.nodes import GROUP_S, NodeLink, refuse_federation
 from fedclient.config import BrokerSettings, Config, NodeSettings
 from fedclient.device import enrolment, folder
 from fedclient.device.folder import DeviceFolder
-from fedclient.errors import ConfigError, StorageFull
+from fedclient.errors import ConfigError, StorageFull, Unreachable
 from fedclient.limits import MAX_NODE_PACKET_BYTES, MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes import headfile, receiver
 from fedclient.nodes.headfile import POOLED, HeadFile
@@ -31,6 +31,10 @@ from fedclient.wire.invitation import encode_invitation
 from tests.nodes import golden
 from tests.nodes.puppet import Puppet
 from tests.wire.golden import INVITATION
+
+
+def full(*_: object) -> None:
+    raise StorageFull("no room on the disk")
 
 
 def free() -> str:
@@ -258,9 +262,6 @@ def test_a_disk_that_is_full_is_waited_for_and_nothing_is_said(world: World, mon
     node.sample(1)
     node.send()
 
-    def full(*_):
-        raise StorageFull("no room on the disk")
-
     with monkeypatch.context() as patch:
         patch.setattr(Intake, "commit", full)
         world.turn(node, seconds=0.3)
@@ -270,6 +271,45 @@ def test_a_disk_that_is_full_is_waited_for_and_nothing_is_said(world: World, mon
     node.send()
     world.turn(node)
     assert (node.settled, len(world.stored), world.link.notes) == ({1}, 1, [])
+
+
+def test_a_disk_that_stays_full_is_tried_ever_more_rarely(world: World, monkeypatch, caplog) -> None:
+    """Each time the broker is there at once, and the node sends again."""
+    node = world.node("shed")
+    node.sample(1)
+    monkeypatch.setattr(Intake, "commit", full)
+    for _ in range(3600):
+        node.send()
+        world.turn(node)
+    assert len(world.opened) < 3600 / 30 + 10
+    assert len(caplog.records) < 250
+    monkeypatch.undo()
+    for _ in range(60):
+        node.send()
+        world.turn(node)
+    assert node.settled == {1}
+
+
+def test_a_broker_that_acknowledges_nothing_is_left_before_its_answers_fill_the_memory(
+    world: World, monkeypatch
+) -> None:
+    node = world.node("shed")
+    world.turn()
+    monkeypatch.setattr(module, "UNACKNOWLEDGED", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Delivered", Unreachable)  # no such event comes
+        for counter in range(1, 5):
+            node.sample(counter)
+            node.send()
+            world.turn(node, seconds=0.3)
+    assert "left 3 answers to nodes without acknowledgement" in world.link.notes[0]
+    for counter in range(5, 15):  # one that does is stayed with
+        node.sample(counter)
+        world.turn(node, seconds=10)
+        node.send()
+    world.turn(node)
+    assert (len(node.settled), world.link.notes) == (14, [])
+    assert len(world.opened) == 3
 
 
 def test_a_broker_that_comes_back_is_found_again(world: World) -> None:
