@@ -25,12 +25,12 @@ def typed(values: object, scale: object = None) -> tuple:
     size = len(data) // len(values)
     if scale is None:
         if size != 4:
-            raise ValueError("integers need a scale")
+            raise ValueError("array of f, or b or h and a scale")
         for at in range(0, len(data), 4):
             number(data, at)
         return cbor.FLOAT32, data, None
     if size > 2:
-        raise ValueError("a scale goes with an array of b or h")
+        raise ValueError("array of f, or b or h and a scale")
     if not isinstance(scale, bytes):
         scale = pack("<f", scale)
     mantissa, exponent = number(scale)
@@ -47,8 +47,8 @@ def checked_label(label: object) -> object:
         for one in label:
             if not (" " <= one <= "~" or ("\xa0" < one < "\u2000" and one != "\xad")):
                 raise ValueError("a label prints in one line")
-    elif label is not None and not 0 <= label <= _MOST:
-        raise ValueError("a label is 0 to 2^53")
+    elif label is not None and (not isinstance(label, int) or not 0 <= label <= _MOST):
+        raise ValueError("a label is a text, or 0 to 2^53")
     return label
 
 

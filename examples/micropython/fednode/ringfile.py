@@ -28,7 +28,10 @@ class FileRing(Ring):
         self._records = 0  # in the file
         self._unsaved = 0  # entries, the newest, that it lacks
         self._stale = False  # whether it has to be written anew
-        self._load()
+        try:
+            self._load()
+        except OSError:  # FAT's own tables can be damaged: what was read until there counts
+            self._damaged()
 
     def push(self, number: int, of: int, tail: bytes) -> None:
         super().push(number, of, tail)
@@ -87,13 +90,16 @@ class FileRing(Ring):
             while left:
                 record = _read(file, left)
                 if not record:
-                    self._records += 1  # something to be rid of
-                    self._stale = True
+                    self._damaged()
                     return
                 counter, of, tail = record
                 super().push(-counter, -of, tail)
                 self._records += 1
                 left -= _HEAD_SIZE + len(tail) + _SUM
+
+    def _damaged(self) -> None:
+        self._records += 1  # there is something to be rid of
+        self._stale = True
 
 
 def _size(path: str) -> int | None:
@@ -105,9 +111,9 @@ def _size(path: str) -> int | None:
 
 def _read(file: object, left: int) -> tuple | None:
     """Return counters and the rest of a record; None where it is damaged, or longer than what is left."""
-    if left < _HEAD_SIZE + _SUM:
-        return None
     head = file.read(_HEAD_SIZE)
+    if len(head) < _HEAD_SIZE:
+        return None
     size, counter, of = unpack(_HEAD, head)
     if size > left - _HEAD_SIZE - _SUM:  # before memory is taken for it
         return None

@@ -100,6 +100,8 @@ for what in (
     lambda: node.sample(array("b", (1,)), 1.0, "x" * 65),
     lambda: node.sample(array("b", (1,)), 1.0, "a\nb"),
     lambda: node.sample(array("b", (1,)), 1.0, -1),
+    lambda: node.sample(array("b", (1,)), 1.0, 1.5),
+    lambda: node.sample(array("b", (1,)), 1.0, True),
     lambda: node.label(0, 1),
     lambda: node.label(99999, 1),
 ):
