@@ -74,7 +74,7 @@ VERBS: Final = {
     "samples": Verb("fedclient.cli.samples", "import, count and purge samples", settings=True, device=True),
     "nodes": Verb(
         "fedclient.cli.nodes",
-        "microcontrollers that send samples here: add, list, revoke, renew",
+        "microcontrollers that send samples here: add them, list them, end them",
         settings=True,
         device=True,
     ),

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from fedclient.client import console
 from fedclient.device.folder import DeviceFolder, open_folder
 from fedclient.errors import ConfigError, Unreachable, UsageError
 from fedclient.nodes import headfile, intake, receiver
+from fedclient.nodes.head import knows
 from fedclient.nodes.keys import TAG_BYTES
-from fedclient.nodes.messages import decode_head
+from fedclient.nodes.messages import NodeHead, decode_head
 from fedclient.nodes.registry import Registry
+from fedclient.samples.label import Label
 from fedclient.samples.store import SampleStore
 from fedclient.scheduler.check import duration
 from fedclient.transport.settings import is_loopback
 
 FORMAT = 1  # of what export-secrets prints
 NOTE = "nodes: "  # how the agent's sentences about them begin
+MOST = 10  # reasons why samples of a node are not trained on, that `list` tells
 REFUSALS = (
     receiver.TOPIC,
     receiver.UNKNOWN,
@@ -105,7 +109,8 @@ def export_secrets(args: argparse.Namespace) -> int:
     host = args.host or settings.host
     if not (settings.tls or settings.allow_plaintext or is_loopback(host)):
         raise ConfigError(
-            f"samples would go to {host} without encryption: set [nodes] tls, or allow_plaintext there"
+            f"samples would go to {host} without encryption: "
+            "in [nodes] set tls = true, or allow_plaintext = true"
         )
     broker = settings.broker
     told = {
@@ -122,7 +127,10 @@ def export_secrets(args: argparse.Namespace) -> int:
         told |= {"username": node.name, "password": read_password(args.password_file, "--password-file")}
     print(json.dumps(told))
     if is_loopback(host):
-        print(f"fedclient: {host} is this machine itself: another one needs --host HOST", file=sys.stderr)
+        print(
+            f"fedclient: only this machine itself finds the broker at {host}: a board needs --host HOST",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -131,7 +139,7 @@ def list_nodes(args: argparse.Namespace) -> int:
     folder = open_folder(args.settings.state)
     enabled = args.settings.nodes.enabled
     notes = _ask(folder) if enabled else []  # the agent writes down what it has counted
-    told = collect(folder, personal=args.settings.nodes.personal)
+    told = _suited(folder, collect(folder, personal=args.settings.nodes.personal))
     if args.json:
         print(json.dumps({"enabled": enabled, "nodes": told, "notes": notes}))
         return 0
@@ -161,6 +169,7 @@ def _lines(one: dict[str, Any]) -> Iterator[str]:
         head = f"{one['head']}, {one['head_bytes']} bytes" if one["head"] else "none"
         yield f"  head: {'; '.join(filter(None, (head, one['head_note'])))}"
     yield from (f"  {what}: {count}" for what, count in one["counts"].items())
+    yield from (f"  not trained on: {count} {why}" for why, count in one["unsuited"].items())
 
 
 def collect(folder: DeviceFolder, *, personal: bool = False) -> list[dict[str, Any]]:
@@ -187,13 +196,39 @@ def collect(folder: DeviceFolder, *, personal: bool = False) -> list[dict[str, A
     return found
 
 
+def _suited(folder: DeviceFolder, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add which of a node's samples its head cannot be trained with, and why; {} where there is no head."""
+    with SampleStore(folder.samples) as store:
+        kinds = store.node_kinds()
+    for one in told:
+        unsuited: Counter[str] = Counter()
+        head: NodeHead | None = one.pop("decoded")
+        for node, values, label, count in kinds:
+            if head is not None and node == one["node"] and (why := _unsuited(head, values, label)):
+                unsuited[why] += count
+        one["unsuited"] = dict(unsuited.most_common(MOST))
+    return told
+
+
+def _unsuited(head: NodeHead, values: int, label: Label) -> str:
+    takes = head.layers[0].columns
+    if values != takes:
+        return f"of {values} values, the head takes {takes}"
+    if label is None or knows(head, label):
+        return ""
+    return f"labelled {label}, which is none of the head's classes"
+
+
 def _head(folder: DeviceFolder, file: str | None) -> dict[str, Any]:
     """Return which head a node gets, its length as a message, and what there is to say of it."""
     found = None if file is None else headfile.load(folder.node_heads, file)
     if found is None or not found.body:
-        return {"head": None, "head_bytes": None, "head_note": None if found is None else found.why or None}
-    version = decode_head(found.body).version
+        note = None if found is None else found.why or None
+        return {"head": None, "head_bytes": None, "head_note": note, "decoded": None}
+    head = decode_head(found.body)
+    version = head.version
     return {
+        "decoded": head,
         "head": f"{version.generation}.{version.version}",
         "head_bytes": len(found.body) + TAG_BYTES,
         "head_note": found.why or None,

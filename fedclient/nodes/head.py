@@ -37,6 +37,11 @@ def predict(head: NodeHead, sample: NodeSample) -> int:
     return found.index(max(found))
 
 
+def knows(head: NodeHead, label: int | str) -> bool:
+    """Tell whether a label is one of the head's classes; a single output tells two apart."""
+    return label in head.labels if isinstance(label, str) else label < max(head.layers[-1].rows, 2)
+
+
 def _apply(layer: NodeLayer, x: list[int], mantissa: int, exponent: int) -> list[int]:
     """Return a layer's outputs; its input is `x` times `mantissa` times 2^`exponent`."""
     weights = struct.unpack(f"{len(layer.weights)}b", layer.weights)

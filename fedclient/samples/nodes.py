@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from fedclient.samples.array import Array
@@ -159,6 +160,14 @@ def stats(database: Database) -> dict[str, NodeStats]:
             samples=samples, labelled=labelled, newest_unix_s=newest, counts=counts.get(node, {})
         )
     return found
+
+
+def kinds(database: Database) -> list[tuple[str, int, Label, int]]:
+    """Return node, number of values, label, and how many samples of it are such."""
+    found = database.execute(
+        "SELECT source, shape, label, count(*) FROM samples WHERE counter IS NOT NULL GROUP BY 1, 2, 3"
+    )
+    return [(node, prod(map(int, shape.split(","))), label, count) for node, shape, label, count in found]
 
 
 def counted(database: Database, what: str) -> dict[str, int]:

@@ -288,6 +288,12 @@ class SampleStore:
 
         return nodes.counted(self._database, what)
 
+    def node_kinds(self) -> list[tuple[str, int, Label, int]]:
+        """Return node, number of values, label, and how many of its samples are such."""
+        from fedclient.samples import nodes  # noqa: PLC0415 - see above
+
+        return nodes.kinds(self._database)
+
     def of_node(self, node: str) -> set[int]:
         """Return the ids of a node's samples."""
         from fedclient.samples import nodes  # noqa: PLC0415 - see above

@@ -41,6 +41,8 @@ def check(settings: MqttSettings) -> MqttSettings:
     broker, at = settings.broker, settings.address
     if not broker.host or not 0 < broker.port < 0x10000:
         raise ConfigError(f"{at!r} is no broker: give a host name and a port from 1 to 65535")
+    if "/" in broker.host or broker.host.count(":") == 1:  # an IPv6 address has two or more
+        raise ConfigError(f"{broker.host!r} is no host: give a name or an address alone, the port beside it")
     if not (broker.tls or settings.allow_plaintext or is_loopback(broker.host)):
         raise ConfigError(f"the connection to {at} would not be encrypted: set tls, or allow_plaintext")
     if not broker.tls and (settings.ca_file or settings.certificate_file or settings.key_file):

@@ -48,7 +48,7 @@ def test_add_export_renew_revoke(folder, nodes) -> None:
         "format": 1, "federation": "local", "node": "shed", "generation": 1, "secret": secret.hex(),
         "host": "127.0.0.1", "port": 1883, "tls": False,
     }  # fmt: skip
-    assert (code, "another one needs --host" in err) == (0, True)
+    assert (code, "a board needs --host HOST" in err) == (0, True)
     assert nodes("renew", "shed")[1].startswith("node shed has a new secret, of generation 2")
     assert json.loads(nodes("export-secrets", "shed")[1])["generation"] == 2
     assert nodes("revoke", "shed")[1].startswith("node shed is revoked; its samples stay")
@@ -63,7 +63,7 @@ def test_samples_cross_a_network_without_encryption_only_by_leave(nodes) -> None
     assert (code, out) == (1, "")
     assert err == (
         "fedclient: samples would go to 192.0.2.7 without encryption: "
-        "set [nodes] tls, or allow_plaintext there\n"
+        "in [nodes] set tls = true, or allow_plaintext = true\n"
     )
     for leave in ("allow_plaintext = true", "tls = true"):
         code, out, err = nodes("export-secrets", "shed", "--host", "192.0.2.7", settings=leave)
@@ -139,7 +139,7 @@ def test_list_and_status_say_what_was_refused_and_why(folder, nodes, tmp_path, c
     assert told["nodes"][1] == {
         "node": "shed", "generation": 1, "revoked": False, "samples": 2, "labelled": 1,
         "counts": {"stored": 2, "wrong tag": 3},
-        "head": None, "head_bytes": None, "head_note": None,
+                    "head": None, "head_bytes": None, "head_note": None, "unsuited": {},
     }  # fmt: skip
     config = ["--config", str(tmp_path / "config.toml"), "--state", str(folder.path)]
     assert main([*config, "status", "--json"]) == 0
@@ -184,6 +184,33 @@ def test_list_says_which_head_each_node_gets(folder, nodes) -> None:
     ]
     save(POOLED, 5, "the model has a backbone")
     assert heads()[0] == "barn  head: none; the model has a backbone"
+
+
+def test_list_says_which_samples_the_head_cannot_be_trained_with(folder, nodes) -> None:
+    """Somebody who sends one value too few, or names classes otherwise, sees nothing else of it."""
+    nodes("add", "shed")
+    nodes("add", "barn")
+    layer = NodeLayer(relu=False, weights=bytes(6), scales=b"\0\0\x80?" * 2, bias=bytes(8))
+    head = NodeHead(version=NodeHeadVersion(1, 3), layers=(layer,), labels=("dry", "wet"))
+    sent = [((1, 2, 3), "dry"), ((1, 2, 3), None), ((1, 2), "wet"), ((3, 4), "Wet"), ((1, 2, 3), "Wet"),
+            ((1, 2, 3), 1), ((1, 2, 3), 2)]  # fmt: skip
+    with SampleStore(folder.samples) as store, store.node_rows() as rows:
+        rows.add([NodeRow(node="shed", generation=1, counter=number, label_counter=number,
+                          array=as_array([*map(float, values)]), label=label)
+                  for number, (values, label) in enumerate(sent, start=1)], 0)  # fmt: skip
+    assert "not trained on" not in nodes("list")[1], "there is no head to compare with"
+    HeadFile(adopted_sha256="", revision=0, why="", body=encode_head(head)).save(folder.node_heads, POOLED)
+    told = nodes("list")[1].splitlines()
+    assert told[0].startswith("barn")
+    assert [line for line in told if "not trained on" in line] == [
+        "  not trained on: 2 of 2 values, the head takes 3",
+        "  not trained on: 1 labelled 2, which is none of the head's classes",
+        "  not trained on: 1 labelled Wet, which is none of the head's classes",
+    ]
+    barn, shed = json.loads(nodes("list", "--json")[1])["nodes"]
+    assert barn["unsuited"] == {}
+    assert shed["unsuited"]["of 2 values, the head takes 3"] == 2
+    assert "decoded" not in shed
 
 
 def test_where_nobody_listens_it_says_so(nodes) -> None:

@@ -189,7 +189,7 @@ def test_what_is_sent_when(on_node) -> None:
     assert found["held"] == [5, 1028]
     assert found["released"] == [1028, 1029]
     assert found["pings"] == 1
-    assert (found["refused"], found["queued"]) == (13, 0), "refused, and nothing queued"
+    assert (found["refused"], found["queued"]) == (15, 0), "refused, and nothing queued"
 
 
 def test_waits_go_on_where_ticks_begin_anew_and_what_is_lost_is_sent_again(on_node) -> None:

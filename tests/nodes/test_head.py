@@ -101,3 +101,12 @@ def test_it_is_near_what_floats_give() -> None:
 def test_a_sample_of_another_length_is_refused() -> None:
     with pytest.raises(DataError, match="2 values, the head takes 3"):
         head.outputs(golden.HEADS["one layer"], sample([1, 2], 1.0))
+
+
+def test_a_label_is_one_of_the_heads_names_or_a_number_of_a_class() -> None:
+    row = NodeLayer(relu=False, weights=bytes(1), scales=golden.S, bias=bytes(4))
+    single = NodeHead(version=NodeHeadVersion(1, 1), layers=(row,), labels=("dry", "wet"))
+    labels = ["dry", "wet", "Wet", "", 0, 1, 2]
+    assert [head.knows(single, one) for one in labels] == [True, True, False, False, True, True, False]
+    three = NodeLayer(relu=False, weights=bytes(3), scales=golden.S * 3, bias=bytes(12))
+    assert [head.knows(layers(three), one) for one in ("0", 2, 3)] == [False, True, False]

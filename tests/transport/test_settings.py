@@ -14,6 +14,8 @@ FAR_TLS = Broker(host="broker.example.org", port=8883, tls=True)
     [
         ({"broker": FAR}, "set tls, or allow_plaintext"),
         ({"broker": Broker(host="127.0.0.1.example.org", port=1)}, "not be encrypted"),
+        ({"broker": Broker(host="mqtt://127.0.0.1", port=1)}, "'mqtt://127.0.0.1' is no host: give a name"),
+        ({"broker": Broker(host="127.0.0.1:1884", port=1)}, "is no host: give a name or an address alone"),
         ({"broker": Broker(host="", port=1883)}, "give a host name"),
         ({"broker": Broker(host="localhost", port=0)}, "a port from 1 to 65535"),
         ({"broker": Broker(host="localhost", port=65536)}, "a port from 1 to 65535"),
