@@ -122,10 +122,10 @@ class _Maker:
         theirs = measure(model, held)
         plan = replace(manifest.plan, epochs=self._arguments.tuned_epochs, mu=0.0)
         tuning = HeadTraining(model=model, examples=training, plan=plan, seed=_SEED)
-        done = tuning.run(self._should_stop, lambda _: None)
+        tuning.run(self._should_stop, lambda _: None)  # `make` keeps nothing of one that was cut short
         ours = measure(model, held)
         verdict, why = decide(ours, theirs, model.classes, margin=0.0)
-        if not done or verdict is not Verdict.ADOPTED:
+        if verdict is not Verdict.ADOPTED:
             model.set_weights(self._adopted)
             return f"the adopted head: {why}", used
         what = f"right on {ours.accuracy:.1%} of {len(held)}, the adopted head on {theirs.accuracy:.1%}"

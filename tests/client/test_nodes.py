@@ -16,7 +16,7 @@ from fedclient.client.nodes import GROUP_S, NodeLink, refuse_federation
 from fedclient.config import BrokerSettings, Config, NodeSettings
 from fedclient.device import enrolment, folder
 from fedclient.device.folder import DeviceFolder
-from fedclient.errors import ConfigError, StorageFull, Unreachable
+from fedclient.errors import ConfigError, StorageError, StorageFull, Unreachable
 from fedclient.limits import MAX_NODE_PACKET_BYTES, MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes import headfile, receiver
 from fedclient.nodes.headfile import POOLED, HeadFile
@@ -310,6 +310,30 @@ def test_a_broker_that_acknowledges_nothing_is_left_before_its_answers_fill_the_
     world.turn(node)
     assert (len(node.settled), world.link.notes) == (14, [])
     assert len(world.opened) == 3
+
+
+def test_a_commit_of_which_nobody_knows_is_looked_up(world: World, monkeypatch) -> None:
+    """The disk reported an error, and has the sample nevertheless."""
+    node = world.node("shed")
+    world.turn()
+    node.sample(1)
+    node.send()
+    commit = Intake.commit
+
+    def committed_and_failed(self, *asked):
+        known = dict(self._windows)
+        commit(self, *asked)
+        self._windows = known
+        raise StorageError("the disk reported an error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Intake, "commit", committed_and_failed)
+        world.turn(node, seconds=0.3)
+    assert (node.acks, len(world.stored)) == ([], 1)
+    world.turn(node, seconds=120)
+    node.send()
+    world.turn(node)
+    assert (node.settled, len(world.stored)) == ({1}, 1)
 
 
 def test_a_broker_that_comes_back_is_found_again(world: World) -> None:

@@ -175,6 +175,7 @@ WHOLE = (TensorSpec(name="w", shape=(1,)),)
         (1.0, 2.0**60, "rounding"),
         (2.0**127, 2.0**127, "rounding"),  # beyond float32
         (1e-45, 1.0, "rounding|float32"),  # not ours: before is no canonical head
+        (1.5 * 2.0**-126, -(2.0**-126), "normal number"),  # exact, and too small
     ],
 )
 def test_sums_that_are_not_exact_are_refused(before, change, match):

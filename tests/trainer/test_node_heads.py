@@ -179,6 +179,8 @@ def test_each_node_gets_a_head_tuned_on_its_own_samples(bench: Bench) -> None:
         assert written(bench, name).why.startswith("tuned")
     assert written(bench, "idle").why.startswith("the adopted head: no 10 samples")
     assert {head.version for head in heads.values()} == {NodeHeadVersion(1, 1, 0)}
+    run(bench)
+    assert heads["idle"] == decode_head(written(bench).body), "nothing of the node before"
 
 
 def test_a_head_is_tuned_anew_on_what_has_come(bench: Bench) -> None:
