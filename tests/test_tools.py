@@ -165,13 +165,23 @@ def test_arm_check_refuses_what_it_does_not_know(tmp_path: Path, words: list[str
     assert (found.returncode, found.stderr) == (1, f"arm_check: {sentence}\n")
 
 
-def test_get_micropython_builds_from_a_source_only(tmp_path: Path) -> None:
+def test_get_micropython_takes_no_arguments(tmp_path: Path) -> None:
     there = str(tmp_path / "there")
     found = run(ROOT / "tools/get_micropython", str(tmp_path), cwd=tmp_path, FEDCLIENT_MICROPYTHON=there)
-    assert (found.returncode, found.stderr) == (
-        1,
-        f"get_micropython: {tmp_path} holds no source of MicroPython (ports/unix/Makefile)\n",
-    )
+    assert (found.returncode, found.stderr) == (1, "get_micropython: takes no arguments\n")
+    assert not Path(there).exists()
+
+
+def test_get_micropython_leaves_what_works_as_it_is(tmp_path: Path) -> None:
+    tools = tmp_path / "there" / "bin"
+    tools.mkdir(parents=True)
+    for name in ("micropython", "mpy-cross", "mpremote"):
+        (tools / name).write_text("#!/bin/sh\necho 42\n")
+        (tools / name).chmod(0o755)
+    before = {path.name: path.read_text() for path in tools.iterdir()}
+    found = run(ROOT / "tools/get_micropython", cwd=tmp_path, FEDCLIENT_MICROPYTHON=str(tools.parent))
+    assert found.returncode == 0, found.stderr
+    assert {path.name: path.read_text() for path in tools.iterdir()} == before
 
 
 def test_the_boards_of_arm_check_have_a_profile() -> None:
