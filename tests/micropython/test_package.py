@@ -152,6 +152,20 @@ def test_a_node_that_sleeps_keeps_what_it_could_not_send(
         assert store.stats().newest_id == 6
 
 
+def test_a_file_larger_than_any_head_takes_no_memory(micropython: str, tmp_path: Path) -> None:
+    (tmp_path / "head").write_bytes(bytes(1_000_000))
+    code = "from fednode.headfile import HeadFile; print(HeadFile('head', None, 8192).load())"
+    done = subprocess.run(
+        [micropython, "-X", f"heapsize={HEAP}", "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "None\n", done.stderr
+
+
 @pytest.mark.parametrize(("authority", "trusted"), [("ca", True), ("other-ca", False)])
 def test_main_trusts_the_authority_it_was_given_only(
     micropython: str,
