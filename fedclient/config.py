@@ -140,7 +140,9 @@ class GatewaySettings:
         """Say which bound excludes another."""
         if self.pace_min_s > self.pace_max_s:
             return "pace_min_s is above pace_max_s"
-        return "min_devices is above cohort" if self.min_devices > self.cohort else ""
+        if self.min_devices > self.cohort:
+            return f"min_devices ({self.min_devices}) is above cohort ({self.cohort}): set both"
+        return ""
 
 
 Said = Mapping[tuple[str, str], TomlFile]  # (section, key) that a file sets -> the last file that does

@@ -172,7 +172,7 @@ def test_an_unknown_name_is_an_error_with_a_suggestion(tmp_path: Path, text: str
         ("[privacy]\nallowed_models = 'ab'", "[privacy] allowed_models is 'ab', but must be a list of texts"),
         ("[privacy]\nallowed_models = ['ab']", "[privacy] allowed_models: 'ab' is not 64 lower-case hex"),
         ("[gateway]\nmin_devices = 1", "[gateway] min_devices is 1, but must be a whole number from 2"),
-        ("[gateway]\ncohort = 2", "[gateway] min_devices is above cohort"),
+        ("[gateway]\ncohort = 2", "[gateway] min_devices (3) is above cohort (2): set both"),
         ("[gateway]\npace_min_s = 60", "[gateway] pace_min_s is above pace_max_s"),
         (
             "[gateway]\npace_max_s = 604801",
