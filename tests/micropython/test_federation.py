@@ -34,7 +34,7 @@ from tests.micropython.conftest import HEAP, PROGRAMS, environment
 
 DIGITS = Path(__file__).parents[2] / "fedclient" / "testing" / "data" / "digits.npz"
 SCALE = 0.0625
-ROWS, PREDICTED = 120, 20
+ROWS = 120  # samples of a node: it sends them, and predicts each with each head
 TOPICS = NodeTopics("local")
 PLAN = Plan(epochs=2, batch_size=16, learning_rate=0.2, codec=Codec(density=0.2))
 
@@ -132,7 +132,7 @@ def test_digits_of_two_nodes_train_in_a_federation_and_its_heads_predict_on_them
                     "host": "127.0.0.1", "port": ours.port, "tls": False,
                 },
                 "data": np.hstack([x[mine], y[mine, None].astype(np.int8)]).tobytes(),
-                "values": x.shape[1], "scale": SCALE, "rows": ROWS, "predict": PREDICTED,
+                "values": x.shape[1], "scale": SCALE, "rows": ROWS, "predict": ROWS,
             }  # fmt: skip
             boards.append(Board(micropython, tmp_path / node.name, asked))
             stack.callback(boards[-1].process.wait)
@@ -154,9 +154,9 @@ def test_digits_of_two_nodes_train_in_a_federation_and_its_heads_predict_on_them
             for version, found in board.said("head"):
                 head = listener.heads[tuple(version)]
                 compared += len(found)
-                assert found == [heads.predict(head, sample(x[ROWS * at + one])) for one in range(PREDICTED)]
+                assert found == [heads.predict(head, sample(x[ROWS * at + one])) for one in range(ROWS)]
             right = sum(a == b for a, b in zip(board.said("head")[-1][1], y[ROWS * at :], strict=False))
-            print(f"{nodes[at].name}: {right} of {PREDICTED} right with its last head")
+            print(f"{nodes[at].name}: {right} of {ROWS} right with its last head")
         print(f"{compared} predictions equal, {len(fleet.rounds())} versions")
         with SampleStore(shed.folder.samples) as store:
             stored = [bytes(one.array.data) for one in store.read(range(1, 10_000))]
