@@ -25,6 +25,7 @@ from tests.nodes import golden
 from tests.transport.test_mqtt_security import pki, tls_lines  # noqa: F401  a fixture
 
 BOARDS = Path(__file__).parent / "boards"
+BOTH = BOARDS / "both"  # what stands in for modules of either board
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
@@ -70,7 +71,7 @@ def first_lines(micropython: str, flash: Path, board: str, told: dict[str, objec
     with subprocess.Popen(
         [micropython, "-X", f"heapsize={HEAP}", "main.py"],
         cwd=flash,
-        env=environment(BOARDS / board),
+        env=environment(BOARDS / board, BOTH),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -112,7 +113,7 @@ def test_what_the_page_shows_runs(micropython: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [micropython, "-X", f"heapsize={HEAP}", "shown.py"],
         cwd=tmp_path,
-        env=environment(BOARDS / "esp32"),
+        env=environment(BOARDS / "esp32", BOTH),
         capture_output=True,
         text=True,
         timeout=60,
@@ -131,7 +132,7 @@ def test_a_node_that_sleeps_keeps_what_it_could_not_send(
         done = subprocess.run(
             [micropython, "-X", f"heapsize={HEAP}", "main.py"],
             cwd=flash,
-            env=environment(BOARDS / "esp32"),
+            env=environment(BOARDS / "esp32", BOTH),
             capture_output=True,
             text=True,
             timeout=60,
