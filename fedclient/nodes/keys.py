@@ -1,4 +1,4 @@
-"""A node's keys and the tag of its messages: HMAC-SHA256, a key for each direction.  Pure."""
+"""A node's secret, its keys and the tag of its messages: HMAC-SHA256, a key for each direction.  Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ from fedclient.errors import CryptoError, WireError
 SECRET_BYTES: Final = 32
 TAG_BYTES: Final = 16
 _CONTEXT: Final = b"fedclient node 1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One node; `secret` is None once it is revoked."""
+
+    name: str
+    generation: int
+    secret: bytes | None = field(repr=False)
+
+    @property
+    def revoked(self) -> bool:
+        return self.secret is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from typing import Final
 from fedclient import limits
 from fedclient.errors import CryptoError, FinalError, WireError
 from fedclient.nodes import messages
-from fedclient.nodes.keys import NodeKeys, derive
+from fedclient.nodes.keys import Node, NodeKeys, derive
 from fedclient.nodes.messages import Ask, Malformed, NodeLabel, NodeSample
-from fedclient.nodes.registry import Node
 from fedclient.wire.topics import NodeTopics
 
 NOBODY: Final = ""  # whom refusals of unknown senders are counted under: names are cheap to invent

@@ -11,32 +11,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from fedclient.errors import ConfigError, FinalError, StorageDamaged, StorageError, UsageError
 from fedclient.limits import MAX_NODE_GENERATION
-from fedclient.nodes.keys import SECRET_BYTES
+from fedclient.nodes.keys import SECRET_BYTES, Node
 from fedclient.storage import disk_errors, read_file, write_file
 from fedclient.wire.topics import check_node
 
 FORMAT: Final = 1
 MAX_NODES: Final = 4096  # as many as one device listens to
 _MAX_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Node:
-    """One node; `secret` is None once it is revoked."""
-
-    name: str
-    generation: int
-    secret: bytes | None = field(repr=False)
-
-    @property
-    def revoked(self) -> bool:
-        return self.secret is None
 
 
 class Registry:

@@ -12,9 +12,9 @@ import paho.mqtt.client as mqtt
 
 from fedclient.config import NodeSettings
 from fedclient.nodes.intake import Intake
+from fedclient.nodes.keys import Node
 from fedclient.nodes.messages import NodeHead, encode_ack, encode_head
 from fedclient.nodes.receiver import Receiver
-from fedclient.nodes.registry import Node
 from fedclient.samples.store import SampleStore
 
 NODE = Node(name="shed-1", generation=1, secret=bytes(range(100, 132)))

@@ -19,9 +19,9 @@ from fedclient import limits
 from fedclient.config import GatewaySettings
 from fedclient.model.head import write_head
 from fedclient.nodes import head as heads
-from fedclient.nodes.keys import derive
+from fedclient.nodes.keys import Node, derive
 from fedclient.nodes.messages import NodeHead, NodeSample, decode_head
-from fedclient.nodes.registry import Node, Registry
+from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto
 from fedclient.testing.fleet import Fleet

@@ -9,9 +9,8 @@ from contextlib import suppress
 
 from fedclient import limits
 from fedclient.errors import Unreachable
-from fedclient.nodes.keys import NodeKeys, derive
+from fedclient.nodes.keys import Node, NodeKeys, derive
 from fedclient.nodes.messages import Ack, NodeLabel, NodeSample, decode_ack, encode_label, encode_sample
-from fedclient.nodes.registry import Node
 from fedclient.transport.base import Disconnected, Event, Received, Transport
 from fedclient.wire.topics import NodeTopics
 

@@ -8,10 +8,9 @@ import pytest
 
 from fedclient.limits import MAX_NODE_SAMPLE_BYTES
 from fedclient.nodes import receiver
-from fedclient.nodes.keys import derive
+from fedclient.nodes.keys import Node, derive
 from fedclient.nodes.messages import Malformed, encode_label, encode_sample
 from fedclient.nodes.receiver import Receiver
-from fedclient.nodes.registry import Node
 from tests.nodes import golden
 
 TOPIC = golden.TOPICS.sample("shed")

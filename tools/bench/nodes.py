@@ -21,9 +21,9 @@ import process
 
 from fedclient.device import folder as folders
 from fedclient.limits import MAX_NODE_ACK_BYTES
-from fedclient.nodes.keys import derive
+from fedclient.nodes.keys import Node, derive
 from fedclient.nodes.messages import NodeSample, decode_ack, encode_sample
-from fedclient.nodes.registry import Node, Registry
+from fedclient.nodes.registry import Registry
 from fedclient.samples.store import SampleStore
 from fedclient.testing.broker import Mosquitto, find_mosquitto
 from fedclient.transport.base import Received
