@@ -221,16 +221,23 @@ def flood(connection: socket.socket) -> None:
 
 
 def drip(connection: socket.socket) -> None:
-    for byte in b"\x30\xff\xff\xff\x7f" + bytes(1000):
+    for byte in b"\x30\xff\xff\xff\x7f" + bytes(1000):  # which is skipped
         connection.sendall(bytes([byte]))
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("say", [flood, drip])
+def drip_one_that_fits(connection: socket.socket) -> None:
+    for byte in b"\x30\xe8\x07\x00\x01t" + bytes(300):  # and never all of it
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("say", [flood, drip, drip_one_that_fits])
 def test_no_call_takes_longer_than_its_patience_whatever_the_broker_sends(talk, say) -> None:
+    limit = 2000 if say is drip_one_that_fits else 5
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        talk("a", "127.0.0.1", server.getsockname()[1], limit=5, patience=300) as one,
+        talk("a", "127.0.0.1", server.getsockname()[1], limit=limit, patience=300) as one,
     ):
 
         def serve() -> None:
@@ -243,5 +250,31 @@ def test_no_call_takes_longer_than_its_patience_whatever_the_broker_sends(talk, 
         thread.start()
         assert one.do("connect") is False
         assert one.do("publish", "t", "x", False, 1) == "OSError('the broker does not come to an end',)"
+        one.process.kill()
+        thread.join(WAIT_S)
+
+
+def test_a_broker_that_reads_nothing_is_left(talk) -> None:
+    """What the socket does not take is waited for, and not for ever."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        talk("a", "127.0.0.1", server.getsockname()[1], patience=300) as one,
+    ):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"\x20\x02\x00\x00")
+            held.append(connection)
+
+        held: list[socket.socket] = []
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        assert one.do("connect") is False
+        said = None
+        for _ in range(2000):  # until the system's buffers are full
+            said = said or one.do("publish", "t", "x" * 16000)
+        assert said == "OSError('the broker does not come to an end',)"
+        held[0].close()
         one.process.kill()
         thread.join(WAIT_S)

@@ -18,7 +18,8 @@ class MQTTException(Exception):
 class MQTTClient:
     """One connection; `check_msg` calls what `set_callback` was given with (topic, message).
 
-    Names look up without a bound of ours; then each wait for the network is of `timeout` seconds at most.
+    Looking up a name and TLS's handshake have no bound of ours; each other wait for the network is of
+    `timeout` seconds at most.
     """
 
     def __init__(self, client_id, server, port=0, user=None, password=None, keepalive=0, ssl=None):
@@ -37,6 +38,7 @@ class MQTTClient:
         self._pinged = False
         self._poll = None
         self._began = 0  # when the call that is under way did
+        self._timeout = 0  # ms
         self._out = bytearray()  # the packet that goes out; kept, so that it takes its memory once
         self._few = bytearray(4)  # of the one that comes in
         self._one, self._two = memoryview(self._few)[:1], memoryview(self._few)[:2]
@@ -51,11 +53,13 @@ class MQTTClient:
         """Return whether the broker kept a session."""
         self.close()
         self._began = time.ticks_ms()
+        self._timeout = int(timeout * 1000)
         self.sock = socket.socket()
         self.sock.settimeout(timeout)
         self.sock.connect(socket.getaddrinfo(*self._address)[0][-1])
         if self._ssl:
             self.sock = self._ssl.wrap_socket(self.sock, server_hostname=self._address[0])
+        self.sock.setblocking(False)  # else `readinto` waits for all of its bytes, and anew for each
         self._pinged = False
         self._poll = select.poll()
         self._poll.register(self.sock, select.POLLIN)
@@ -75,6 +79,7 @@ class MQTTClient:
         return bool(self._few[2] & 1)
 
     def disconnect(self):
+        self._began = time.ticks_ms()
         try:
             self._begin(0xE0, 0)
             self._send()
@@ -91,6 +96,7 @@ class MQTTClient:
         if self._pinged:
             raise OSError("no answer to a ping")
         self._pinged = True
+        self._began = time.ticks_ms()
         self._begin(0xC0, 0)
         self._send()
 
@@ -216,12 +222,32 @@ class MQTTClient:
         """Read until these bytes are full."""
         at = 0
         while at < len(data):
-            if not 0 <= time.ticks_diff(time.ticks_ms(), self._began) < self.patience:
-                raise OSError("the broker does not come to an end")
+            self._left()
             got = self.sock.readinto(memoryview(data)[at:] if at else data)
-            if not got:  # None: nothing in time
+            if got is None:
+                self._wait(select.POLLIN)
+            elif got:
+                at += got
+            else:
                 raise OSError("the broker is gone")
-            at += got
+
+    def _left(self):
+        """Return how many ms of patience are left."""
+        left = self.patience - time.ticks_diff(time.ticks_ms(), self._began)
+        if not 0 < left <= self.patience:
+            raise OSError("the broker does not come to an end")
+        return left
+
+    def _wait(self, event):
+        """Wait until the socket may be read, or written."""
+        left = self._left()
+        self._poll.modify(self.sock, event)
+        ready = False
+        for _ in self._poll.ipoll(min(self._timeout, left)):
+            ready = True
+        self._poll.modify(self.sock, select.POLLIN)
+        if not ready and self._timeout <= left:
+            raise OSError("no answer in time")
 
     def _begin(self, kind, size):
         """Begin a packet with so many bytes behind its length."""
@@ -244,9 +270,12 @@ class MQTTClient:
         at = 0  # in one piece: two segments would wait for each other
         while at < len(self._out):
             sent = self.sock.write(memoryview(self._out)[at:] if at else self._out)
-            if not sent:
+            if sent is None:
+                self._wait(select.POLLOUT)
+            elif sent:
+                at += sent
+            else:
                 raise OSError("the broker is gone")
-            at += sent
 
 
 def _bytes(text):
