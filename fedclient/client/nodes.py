@@ -283,10 +283,12 @@ class NodeLink:
 
     def _stumble(self, error: FedClientError) -> None:
         """Let go of the connection for a while: nothing was answered, and nodes keep what is not."""
-        if isinstance(error, StorageDamaged) and self._store is not None:
-            with suppress(FedClientError):
-                self._store.recheck()
-        self._intake = None  # it is read anew
+        if self._store is not None:
+            if isinstance(error, StorageDamaged):
+                with suppress(FedClientError):
+                    self._store.recheck()
+            self._store.close()
+        self._store = self._intake = None  # opened and read anew: somebody may have removed the file
         self._transport.close()
         self._lost(str(error))
 

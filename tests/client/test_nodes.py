@@ -273,6 +273,21 @@ def test_a_disk_that_is_full_is_waited_for_and_nothing_is_said(world: World, mon
     assert (node.settled, len(world.stored), world.link.notes) == ({1}, 1, [])
 
 
+def test_a_store_that_somebody_deletes_is_begun_anew(world: World) -> None:
+    node = world.node("shed")
+    world.turn()
+    node.sample(1)
+    node.send()
+    world.turn(node)
+    world.folder.samples.parent.rename(world.folder.path / "elsewhere")
+    node.sample(2)
+    for _ in range(10):
+        node.send()
+        world.turn(node)
+    assert (node.settled, world.link.notes) == ({1, 2}, [])
+    assert len(world.stored) == 1
+
+
 def test_a_disk_that_stays_full_is_tried_ever_more_rarely(world: World, monkeypatch, caplog) -> None:
     """Each time the broker is there at once, and the node sends again."""
     node = world.node("shed")
