@@ -173,6 +173,17 @@ def test_a_wrong_password_is_said(talk, mosquitto: str, tmp_path: Path) -> None:
         assert one.do("connect") == "MQTTException(5,)"
 
 
+def test_a_message_that_the_heap_has_no_room_for_is_skipped(talk, listener) -> None:
+    """A retained one would end each connection again."""
+    broker, peer, _ = listener
+    peer.publish("in/1", b"y" * 300_000, 1, True).wait_for_publish(WAIT_S)
+    with talk("a", "127.0.0.1", broker.port, limit=1_000_000) as one:
+        one.do("connect")
+        one.do("subscribe", "in/#", 1)
+        peer.publish("in/2", b"last", 1)
+        assert one.do("listen", 2) == [[["in/2", 4, "last"]], 1]
+
+
 def test_a_broker_that_is_gone_or_mute_is_noticed(talk, listener) -> None:
     broker, _, _ = listener
     with talk("a", "127.0.0.1", broker.port) as one:

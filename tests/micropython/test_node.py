@@ -110,11 +110,11 @@ def done(said: list[list[Any]]) -> bool:
     return any(one[0] == "done" for one in said)
 
 
-def head(version: int, rows: int = 3) -> NodeHead:
+def head(version: int, rows: int = 3, columns: int = 2) -> NodeHead:
     rng = random.Random(version)
     layer = NodeLayer(
         relu=False,
-        weights=rng.randbytes(rows * 2),
+        weights=rng.randbytes(rows * columns),
         scales=golden.floats(*[0.01] * rows),
         bias=golden.floats(*[0.5] * rows),
     )
@@ -367,3 +367,5 @@ def test_heads_arrive_predict_alike_and_never_go_back(start, broker, tmp_path: P
             there.head(head(8))
             node.until(has(8))
             assert not any(one[1] == [1, 9, 0] for one in node.said if one[0] == "head")
+            there.head(head(10, columns=3))  # other nodes have other sensors
+            node.until(lambda said: ["head", [1, 10, 0], None] in said)

@@ -25,7 +25,7 @@ class MQTTClient:
     def __init__(self, client_id, server, port=0, user=None, password=None, keepalive=0, ssl=None):
         self.limit = 65536  # bytes of a message that comes
         self.patience = 60000  # ms that a call may take, whatever the broker sends meanwhile
-        self.skipped = 0  # messages above it
+        self.skipped = 0  # messages above it, or above what there is memory for
         self.keepalive = keepalive  # seconds
         self.sock = None
         self._address = (server, port or (8883 if ssl else 1883))
@@ -190,10 +190,13 @@ class MQTTClient:
         fits = size <= self.limit
         topic = self._exactly(length) if fits else self._skip(length)
         packet_id = self._short() if qos else 0
-        msg = self._exactly(rest) if fits else self._skip(rest)
-        if not fits:
+        msg = _room(rest) if fits else None
+        if msg is None:
+            self._skip(rest)
             self.skipped += 1
-        elif self._callback:
+        else:
+            self._fill(msg)
+        if msg is not None and self._callback:
             self._callback(topic, msg)
         if qos:
             self._begin(0x40, 2)
@@ -276,6 +279,14 @@ class MQTTClient:
                 at += sent
             else:
                 raise OSError("the broker is gone")
+
+
+def _room(size):
+    """Return so many bytes, or None where the heap has no room: a retained message would come for ever."""
+    try:
+        return bytearray(size)
+    except MemoryError:
+        return None
 
 
 def _bytes(text):

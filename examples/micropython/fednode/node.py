@@ -87,8 +87,12 @@ class Node:
         return self._queue(of, cbor.put(self._emptied(), label))
 
     def predict(self, values, scale=None):
-        """Return the name of the class, or its number where the head has no names; None without a head."""
-        if not self.head:
+        """Return the name of the class, or its number where the head has no names.
+
+        None without a head, or where it is one for another number of values: other nodes have other sensors.
+        Raises ValueError for what no sample is, and MemoryError.
+        """
+        if not self.head or self.head.columns != len(values):
             return None
         which = self.head.predict(*typed(values, scale))
         return self.head.labels[which] if self.head.labels else which
