@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ANSWER_S: Final = 15.0  # a CONNACK or PINGRESP over a bad mobile link takes seconds, not more
 _AHEAD_BYTES: Final = 16 * 1024  # read at once, where paho asks for a byte or two at a time
 _READ_BUDGET_BYTES: Final = 1024 * 1024  # per service(): then the owner works on what came
+_HELD_BYTES: Final = 4 * 1024 * 1024  # acknowledgements and what is sent together, for who does not read them
 _NO_LIMIT: Final = 2**28 + 4  # the largest packet that MQTT can express
 # What paho raises on malformed packets; 2.2 catches most of it, 2.1 does not.
 _MALFORMED = (struct.error, IndexError, KeyError, TypeError, ValueError, MQTTException)
@@ -122,6 +123,8 @@ class Link(Client):
         """Send what was held while reading, as one, and then what else waits."""
         with suppress(OSError):  # it waits for its turn, or is trouble by now
             self._send_held()
+        if len(self._held) > _HELD_BYTES:
+            self.trouble = self.trouble or f"{self._at} does not read what is sent to it: check the broker"
         self.loop_write()
 
     def want_write(self) -> bool:

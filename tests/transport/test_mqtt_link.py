@@ -10,7 +10,8 @@ import pytest
 from paho.mqtt.client import Client
 
 from fedclient.errors import Unreachable
-from fedclient.transport.base import Connected, Received, publish_wire_bytes
+from fedclient.transport import mqtt_link
+from fedclient.transport.base import Connected, Disconnected, Received, publish_wire_bytes
 from fedclient.transport.mqtt import MqttTransport
 from tests.transport.drive import RawBroker, drive_one, publish_packet, raw_pair, serve
 
@@ -102,6 +103,22 @@ def test_nothing_overtakes_what_a_full_socket_did_not_take(pair, monkeypatch) ->
         transport.service(transport.interests(), 0.0)
     assert room == []
     assert broker.read_until(8 + len(published)) == 2 * PUBACK + published
+
+
+def test_a_broker_that_sends_and_does_not_read_is_left(pair, monkeypatch) -> None:
+    """Else acknowledgements for it would fill the memory."""
+    broker, transport = pair
+
+    def none(_link: Client, _given: bytes) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(Client, "_sock_send", none)
+    monkeypatch.setattr(mqtt_link, "_HELD_BYTES", 2 * len(PUBACK))
+    broker.peer.sendall(2 * publish_packet("a", b"x", 0x32))
+    assert len(drive_one(transport, Received, count=2)) == 2
+    broker.peer.sendall(publish_packet("a", b"x", 0x32))
+    end = drive_one(transport, Disconnected)[-1]
+    assert "does not read what is sent to it" in end.reason
 
 
 @pytest.mark.parametrize(
