@@ -92,6 +92,8 @@ def mpremote(board: str) -> Callable[..., str]:
         done = subprocess.run(
             [command, "connect", board, *words],
             cwd=folder,
+            # What it says itself and what the board says go through two buffers.
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             capture_output=True,
             text=True,
             timeout=60,
