@@ -35,9 +35,7 @@ from fedclient.values import Broker
 log = logging.getLogger(__name__)
 
 GROUP_S: Final = 0.2  # between two commits: at most 5 a second, however many samples come
-PAUSE_S: Final = (
-    0.01  # while a group is gathered, between two turns that read: each costs as much as a message
-)
+PAUSE_S: Final = 0.01  # between two turns that read for one group: each costs as much as a message
 FULL: Final = 16  # messages in one turn after which there is no pause: mosquitto leaves 20 unacknowledged
 GROUP: Final = 256  # messages in one commit, which must stay short
 UNACKNOWLEDGED: Final = 4096  # acks that the broker may hold: one of each node there may be
@@ -282,7 +280,7 @@ class NodeLink:
         return self._intake
 
     def _stumble(self, error: FedClientError) -> None:
-        """Let go of the connection for a while: nothing was answered, and nodes keep what is not."""
+        """Let go of the connection for a while: nodes keep what they saw no answer to."""
         if self._store is not None:
             if isinstance(error, StorageDamaged):
                 with suppress(FedClientError):
